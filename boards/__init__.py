@@ -1,0 +1,1 @@
+"""Development boards and the bitstream build."""

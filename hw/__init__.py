@@ -1,0 +1,1 @@
+"""Gateware, configuration and instruction set of the systolith accelerator."""

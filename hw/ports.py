@@ -1,0 +1,188 @@
+"""Signatures of the streams between the accelerator's components, and of its counters.
+
+Every boundary is a ready/valid stream. Signatures are given as the *initiator* sees them; the
+responding side uses the flipped one.
+"""
+
+from enum import IntEnum
+
+from amaranth import signed, unsigned
+from amaranth.lib import data, stream, wiring
+from amaranth.lib.wiring import In, Out
+
+from .config import Config
+from .isa import ErrorCode, Instruction, Queue, instruction_fields
+
+__all__ = [
+    "MAX_BURST_BEATS", "SCRATCHPAD_LATENCY", "ACCUMULATOR_LATENCY", "Counter",
+    "instruction_layout", "MemoryReadSignature", "MemoryWriteSignature", "ScratchpadReadSignature",
+    "ScratchpadWriteSignature", "AccumulatorReadSignature", "LoadWriteSignature",
+    "EngineSignature", "ControlSignature",
+]
+
+MAX_BURST_BEATS = 64
+"""Longest burst a master may ask of main memory."""
+
+SCRATCHPAD_LATENCY = 2
+"""Cycles from an accepted scratchpad read to its data."""
+
+ACCUMULATOR_LATENCY = 2
+"""Cycles from an accepted accumulator read to its data."""
+
+
+class Counter(IntEnum):
+    """32-bit counters of a run, readable by the driver; cleared when a run starts.
+
+    For each queue: ACTIVE cycles do useful work (the array: a pixel enters it), WAIT cycles have an
+    instruction whose thresholds are not met, STALL cycles have begun one but were refused a
+    resource, RETIRED counts instructions. WEIGHT is the part of the array's stalls in which the
+    next tile was not there yet.
+    """
+
+    CYCLES = 0
+    BYTES_READ = 1
+    BYTES_WRITTEN = 2
+    ARRAY_WEIGHT = 3
+    LOAD_ACTIVE = 4
+    LOAD_WAIT = 5
+    LOAD_STALL = 6
+    LOAD_RETIRED = 7
+    ARRAY_ACTIVE = 8
+    ARRAY_WAIT = 9
+    ARRAY_STALL = 10
+    ARRAY_RETIRED = 11
+    VECTOR_ACTIVE = 12
+    VECTOR_WAIT = 13
+    VECTOR_STALL = 14
+    VECTOR_RETIRED = 15
+    POST_ACTIVE = 16
+    POST_WAIT = 17
+    POST_STALL = 18
+    POST_RETIRED = 19
+    STORE_ACTIVE = 20
+    STORE_WAIT = 21
+    STORE_STALL = 22
+    STORE_RETIRED = 23
+
+
+def instruction_layout(cls: type[Instruction]) -> data.StructLayout:
+    """The fields of an instruction behind the common header (waits and mark), as a struct."""
+    header = {field.name for field in instruction_fields(Instruction)}
+    return data.StructLayout({
+        field.name: (signed if field.signed else unsigned)(field.width)
+        for field in instruction_fields(cls) if field.name not in header})
+
+
+class MemoryReadSignature(wiring.Signature):
+    """Burst reads of main memory.
+
+    `request`: byte address, a multiple of the beat size, and 1 to `MAX_BURST_BEATS` beats. `data`:
+    the beats, in the order of the requests; several requests may be outstanding. A read accepted
+    after a write sees it. The initiator keeps addresses inside `config.memory_size`.
+    """
+
+    def __init__(self, config: Config):
+        super().__init__({
+            "request": Out(stream.Signature(data.StructLayout({
+                "address": 32, "beats": range(MAX_BURST_BEATS + 1)}))),
+            "data": In(stream.Signature(8 * config.memory_bytes_per_beat)),
+        })
+
+
+class MemoryWriteSignature(stream.Signature):
+    """Single-beat writes of main memory: byte address (a multiple of the beat), data, byte mask.
+
+    A write has taken effect when it is accepted.
+    """
+
+    def __init__(self, config: Config):
+        beat = config.memory_bytes_per_beat
+        super().__init__(data.StructLayout({"address": 32, "data": 8 * beat, "mask": beat}))
+
+
+class ScratchpadReadSignature(wiring.Signature):
+    """Reads of scratchpad words: `data` belongs to the request accepted `SCRATCHPAD_LATENCY`
+    cycles ago and cannot be held back. Addresses are checked by the initiator."""
+
+    def __init__(self, config: Config):
+        super().__init__({
+            "request": Out(stream.Signature(range(config.scratchpad_words))),
+            "data": In(8 * config.rows),
+        })
+
+
+class ScratchpadWriteSignature(stream.Signature):
+    """Writes of scratchpad words with a byte mask; effective when accepted."""
+
+    def __init__(self, config: Config):
+        super().__init__(data.StructLayout({
+            "address": range(config.scratchpad_words), "data": 8 * config.rows,
+            "mask": config.rows}))
+
+
+class AccumulatorReadSignature(wiring.Signature):
+    """Reads of accumulator words (`lanes` int32 values): data `ACCUMULATOR_LATENCY` cycles after
+    acceptance. A read is refused while the accumulating side uses the same half."""
+
+    def __init__(self, lanes: int, words: int):
+        super().__init__({
+            "request": Out(stream.Signature(range(words))),
+            "data": In(32 * lanes),
+        })
+
+
+class LoadWriteSignature(stream.Signature):
+    """Words from the load engine to the small on-chip memories: `LoadTarget`, word address in
+    units of `rows` bytes of that memory's image (a memory with wider words writes the part)."""
+
+    def __init__(self, config: Config):
+        super().__init__(data.StructLayout({
+            "target": 3, "address": 20, "data": 8 * config.rows}))
+
+
+class EngineSignature(wiring.Signature):
+    """What the sequencer gives to an engine, and what it hears from it.
+
+    `instruction`: fields of the next instruction, whose thresholds are met. An engine may accept
+    the next one while earlier ones are still in its pipeline. `retire`: one pulse an instruction,
+    in order, when its last write has taken effect. `error` is other than NONE in the cycle in which
+    the oldest instruction not yet retired turns out to be wrong; the sequencer then clears the
+    engine. `active` and `stall` feed the counters.
+    """
+
+    def __init__(self, layout: data.StructLayout):
+        super().__init__({
+            "instruction": Out(stream.Signature(layout)),
+            "retire": In(1),
+            "error": In(ErrorCode),
+            "active": In(1),
+            "stall": In(1),
+        })
+
+
+class ControlSignature(wiring.Signature):
+    """How the link endpoint (the initiator) controls the core.
+
+    `start`: begin the run whose descriptor lies at this byte address; accepted only when not
+    `busy`. `cancel`: pulse; a run in progress stops with `ErrorCode.CANCELLED`. `watchdog`: cycles
+    without a retired instruction after which a run is stopped. `error`, `error_address` (byte
+    address of the instruction) keep the last run's outcome.
+    Counter and timestamp values appear one cycle after their index.
+    """
+
+    def __init__(self, config: Config):
+        super().__init__({
+            "start": Out(stream.Signature(32)),
+            "cancel": Out(1),
+            "watchdog": Out(32),
+            "busy": In(1),
+            "error": In(ErrorCode),
+            "error_queue": In(Queue),
+            "error_address": In(32),
+            "counter_index": Out(range(len(Counter))),
+            "counter_value": In(32),
+            "timestamp_index": Out(range(config.timestamps)),
+            "timestamp_cycles": In(32),
+            "timestamp_active": In(32),
+            "timestamp_count": In(range(config.timestamps + 1)),
+        })

@@ -1,0 +1,1 @@
+"""Golden model, verilated device and simulation helpers."""
