@@ -13,7 +13,7 @@ from typing import Any
 
 from systolith.errors import ConfigError
 
-__all__ = ["Config", "PRESETS", "load_config"]
+__all__ = ["PRESETS", "Config", "load_config"]
 
 MULTIPLIER_BITS = (24, 18, 16, 0)
 

@@ -11,13 +11,22 @@ from amaranth.lib import data, stream, wiring
 from amaranth.lib.wiring import In, Out
 
 from .config import Config
-from .isa import ErrorCode, Instruction, Queue, instruction_fields
+from .isa import ErrorCode, Instruction, LoadTarget, Queue, instruction_fields
 
 __all__ = [
-    "MAX_BURST_BEATS", "SCRATCHPAD_LATENCY", "ACCUMULATOR_LATENCY", "Counter",
-    "instruction_layout", "MemoryReadSignature", "MemoryWriteSignature", "ScratchpadReadSignature",
-    "ScratchpadWriteSignature", "AccumulatorReadSignature", "LoadWriteSignature",
-    "EngineSignature", "ControlSignature",
+    "ACCUMULATOR_LATENCY",
+    "MAX_BURST_BEATS",
+    "SCRATCHPAD_LATENCY",
+    "AccumulatorReadSignature",
+    "ControlSignature",
+    "Counter",
+    "EngineSignature",
+    "MemoryReadSignature",
+    "ScratchpadReadSignature",
+    "instruction_layout",
+    "load_write_signature",
+    "memory_write_signature",
+    "scratchpad_write_signature",
 ]
 
 MAX_BURST_BEATS = 64
@@ -89,15 +98,13 @@ class MemoryReadSignature(wiring.Signature):
         })
 
 
-class MemoryWriteSignature(stream.Signature):
+def memory_write_signature(config: Config) -> stream.Signature:
     """Single-beat writes of main memory: byte address (a multiple of the beat), data, byte mask.
 
     A write has taken effect when it is accepted.
     """
-
-    def __init__(self, config: Config):
-        beat = config.memory_bytes_per_beat
-        super().__init__(data.StructLayout({"address": 32, "data": 8 * beat, "mask": beat}))
+    beat = config.memory_bytes_per_beat
+    return stream.Signature(data.StructLayout({"address": 32, "data": 8 * beat, "mask": beat}))
 
 
 class ScratchpadReadSignature(wiring.Signature):
@@ -111,13 +118,11 @@ class ScratchpadReadSignature(wiring.Signature):
         })
 
 
-class ScratchpadWriteSignature(stream.Signature):
+def scratchpad_write_signature(config: Config) -> stream.Signature:
     """Writes of scratchpad words with a byte mask; effective when accepted."""
-
-    def __init__(self, config: Config):
-        super().__init__(data.StructLayout({
-            "address": range(config.scratchpad_words), "data": 8 * config.rows,
-            "mask": config.rows}))
+    return stream.Signature(data.StructLayout({
+        "address": range(config.scratchpad_words), "data": 8 * config.rows,
+        "mask": config.rows}))
 
 
 class AccumulatorReadSignature(wiring.Signature):
@@ -131,13 +136,15 @@ class AccumulatorReadSignature(wiring.Signature):
         })
 
 
-class LoadWriteSignature(stream.Signature):
-    """Words from the load engine to the small on-chip memories: `LoadTarget`, word address in
-    units of `rows` bytes of that memory's image (a memory with wider words writes the part)."""
+def load_write_signature(config: Config) -> stream.Signature:
+    """Parts of words from the load engine to the small on-chip memories.
 
-    def __init__(self, config: Config):
-        super().__init__(data.StructLayout({
-            "target": 3, "address": 20, "data": 8 * config.rows}))
+    `address` is the target memory's own word address (`LoadTarget` says how wide its words are),
+    `part` counts the pieces of `rows` bytes inside a word that is wider than that; a memory whose
+    words are narrower takes only the low bytes, one word a transfer. Effective when accepted.
+    """
+    return stream.Signature(data.StructLayout({
+        "target": LoadTarget, "address": 20, "part": 8, "data": 8 * config.rows}))
 
 
 class EngineSignature(wiring.Signature):

@@ -3,8 +3,17 @@
 Each message is one sentence that says what is wrong, where, and what to do about it.
 """
 
-__all__ = ["Error", "ConfigError", "ModelError", "ProgramError", "InputError", "DeviceError",
-           "LinkError", "BuildError", "MissingExtraError"]
+__all__ = [
+    "BuildError",
+    "ConfigError",
+    "DeviceError",
+    "Error",
+    "InputError",
+    "LinkError",
+    "MissingExtraError",
+    "ModelError",
+    "ProgramError",
+]
 
 
 class Error(Exception):
