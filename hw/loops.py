@@ -1,0 +1,102 @@
+"""Address loop nests: counters and one adder, one address a cycle."""
+
+from amaranth import Cat, Module, Mux, Signal
+from amaranth.lib import data, stream, wiring
+from amaranth.lib.wiring import In, Out
+
+__all__ = ["LoopNest"]
+
+
+class LoopNest(wiring.Component):
+    """Walks a nest of counted loops and gives an address for each iteration of the innermost one.
+
+    The first address of a nest is on `o` in the cycle after the nest was accepted on `i`. A nest
+    may be accepted in the cycle in which the last address of the one before it is taken, so that
+    addresses follow each other without a bubble across nests.
+
+    Addresses wrap at `address_bits`. A count of 0 is not checked here: it runs `2**count_bits`
+    times.
+
+    Parameters
+    ----------
+    levels : int
+        Number of loops; level 0 is the innermost.
+    count_bits : int
+        Width of a loop count.
+    address_bits : int
+        Width of the address and of the steps.
+
+    Members
+    -------
+    i : In(stream)
+        A nest: the first `address`, `counts` and `steps` (as `systolith.hw.isa.steps_of` makes
+        them: what is added when that loop advances and all loops inside it restart).
+    o : Out(stream)
+        `address`; `first[k]` and `last[k]`: the loops 0 to k are all in their first (last)
+        iteration, so that `last[levels - 1]` marks the last address of the nest; `final[k]`: loop k
+        by itself is in its last iteration, whatever the others do.
+    """
+
+    def __init__(self, levels: int, *, count_bits: int = 12, address_bits: int = 20):
+        if levels < 1:
+            raise ValueError(f"levels must be at least 1, not {levels}")
+        self.levels = levels
+        self.count_bits = count_bits
+        self.address_bits = address_bits
+        super().__init__({
+            "i": In(stream.Signature(data.StructLayout({
+                "address": address_bits,
+                "counts": data.ArrayLayout(count_bits, levels),
+                "steps": data.ArrayLayout(address_bits, levels),
+            }))),
+            "o": Out(stream.Signature(data.StructLayout({
+                "address": address_bits, "first": levels, "last": levels, "final": levels,
+            }))),
+        })
+
+    def elaborate(self, platform):
+        m = Module()
+        nest, o = self.i.p, self.o.p
+        valid = Signal()
+        address = Signal(self.address_bits)
+        first = Signal(self.levels)
+        # A loop's end is known one cycle ahead, which keeps the comparison out of the adder's path.
+        final = Signal(self.levels)
+        single = Signal(self.levels)
+        last = Signal(self.levels)
+        counts = [Signal(self.count_bits, name=f"count_{k}") for k in range(self.levels)]
+        steps = [Signal(self.address_bits, name=f"step_{k}") for k in range(self.levels)]
+        left = [Signal(self.count_bits, name=f"left_{k}") for k in range(self.levels)]
+
+        m.d.comb += [
+            self.o.valid.eq(valid),
+            o.address.eq(address),
+            o.first.eq(first),
+            o.last.eq(last),
+            o.final.eq(final),
+            last.eq(Cat(final[:k + 1].all() for k in range(self.levels))),
+            self.i.ready.eq(~valid | (self.o.ready & last[-1])),
+        ]
+        with m.If(valid & self.o.ready):
+            step = steps[-1]
+            for k in reversed(range(self.levels - 1)):
+                step = Mux(final[k], step, steps[k])
+            m.d.sync += [address.eq(address + step), first.eq(last), valid.eq(~last[-1])]
+            for k in range(self.levels):
+                with m.If(last[k - 1] if k else 1):
+                    m.d.sync += [
+                        left[k].eq(Mux(final[k], counts[k], left[k] - 1)),
+                        final[k].eq(Mux(final[k], single[k], left[k] == 2)),
+                    ]
+        with m.If(self.i.valid & self.i.ready):
+            m.d.sync += [valid.eq(1), address.eq(nest.address), first.eq(~0)]
+            for k in range(self.levels):
+                is_single = nest.counts[k] == 1
+                m.d.sync += [
+                    counts[k].eq(nest.counts[k]),
+                    left[k].eq(nest.counts[k]),
+                    steps[k].eq(nest.steps[k]),
+                    single[k].eq(is_single),
+                    final[k].eq(is_single),
+                ]
+        return m
