@@ -1,5 +1,6 @@
 """Loop nests against nested Python loops: addresses, flags, and no bubble between nests."""
 
+import gc
 import itertools
 import random
 
@@ -99,3 +100,4 @@ def test_largest_count():
 def test_levels_are_validated():
     with pytest.raises(ValueError, match="levels must be at least 1, not 0"):
         LoopNest(0)
+    gc.collect()  # so that the discarded component's warning falls inside this test
