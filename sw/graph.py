@@ -78,7 +78,7 @@ class TensorType:
 
     def quantize(self, values: NDArray[Any]) -> NDArray[np.int8]:
         """Float values to int8, in float32 as the frameworks do: rne(x * (1 / scale)) + zero."""
-        inverse = np.float32(1.0) / np.float32(self.scale)
+        inverse = np.float32(1.0 / self.scale)
         steps = np.rint(np.asarray(values, np.float32) * inverse) + self.zero_point
         return np.clip(steps, -128, 127).astype(np.int8)
 

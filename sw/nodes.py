@@ -142,9 +142,10 @@ class Conv2d(Weighted):
 class ConvTranspose2d(Weighted):
     """Transposed convolution, weight int8 [O, I/groups, kh, kw] (the forward kernel, not flipped).
 
-    Input pixel (y, x) adds weight[..., ky, kx] to output pixel (y * stride + ky * dilation -
-    padding top, ...); `padding` (top, bottom, left, right) cuts the result, `output_padding`
-    lengthens it at the bottom and right, where only the bias arrives.
+    Input pixel (y, x) adds (q - zero_in) * weight[..., ky, kx] to output pixel
+    (y * stride + ky * dilation - padding top, ...), so `bias` holds no zero-point term: how many
+    taps meet an output pixel depends on its place. `padding` (top, bottom, left, right) cuts the
+    result, `output_padding` lengthens it at the bottom and right, where only the bias arrives.
     """
 
     stride: tuple[int, int] = (1, 1)
