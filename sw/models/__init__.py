@@ -1,0 +1,1 @@
+"""Networks written here: the demo's, the benchmarks', and those that users bring."""
