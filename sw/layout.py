@@ -7,6 +7,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from systolith.sim import numerics
+
 from .errors import InputError, ProgramError
 
 __all__ = ["LAYOUTS", "TensorDescriptor"]
@@ -189,21 +191,15 @@ class TensorDescriptor:
         return memory, rows[:, :self._row_bytes].reshape(height, width, channels)
 
     def quantize(self, values: NDArray[Any]) -> NDArray[np.int8]:
-        """Integers of real values, as PyTorch's `quantize_per_tensor` computes them in float32.
-
-        Values of any shape; infinities saturate. Raises `InputError` for NaN.
-        """
+        """Integers of real values of any shape; raises `InputError` for NaN."""
         real = np.asarray(values, np.float32)
         if np.isnan(real).any():
             raise InputError(f"input '{self.name}' contains NaN: clean the data")
-        with np.errstate(over="ignore"):
-            levels = np.rint(real * np.float32(1.0 / self.scale)) + np.float32(self.zero_point)
-        return np.clip(levels, -128, 127).astype(np.int8)
+        return numerics.quantize(real, self.scale, self.zero_point)
 
     def dequantize(self, values: NDArray[np.int8]) -> NDArray[np.float32]:
-        """Real values of integers, in float32 as PyTorch computes them."""
-        levels = np.asarray(values).astype(np.float32) - np.float32(self.zero_point)
-        return (levels * np.float32(self.scale)).astype(np.float32)
+        """Real values of integers of any shape, float32."""
+        return numerics.dequantize(values, self.scale, self.zero_point)
 
     # Plain values for files ---------------------------------------------------------------------
 
