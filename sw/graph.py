@@ -34,6 +34,7 @@ from systolith.nodes import (
     Upsample,
     Weighted,
 )
+from systolith.sim import numerics
 
 __all__ = [
     "Add",
@@ -77,15 +78,12 @@ class TensorType:
         return prod(self.shape)
 
     def quantize(self, values: NDArray[Any]) -> NDArray[np.int8]:
-        """Float values to int8, in float32 as the frameworks do: rne(x * (1 / scale)) + zero."""
-        inverse = np.float32(1.0 / self.scale)
-        steps = np.rint(np.asarray(values, np.float32) * inverse) + self.zero_point
-        return np.clip(steps, -128, 127).astype(np.int8)
+        """Float values to int8 as PyTorch quantizes them."""
+        return numerics.quantize(values, self.scale, self.zero_point)
 
     def dequantize(self, levels: NDArray[Any]) -> NDArray[np.float32]:
         """int8 values to float32."""
-        steps = np.asarray(levels, np.int32) - self.zero_point
-        return steps.astype(np.float32) * np.float32(self.scale)
+        return numerics.dequantize(levels, self.scale, self.zero_point)
 
 
 @dataclass(frozen=True, kw_only=True)
