@@ -255,7 +255,7 @@ def requantize(acc: npt.ArrayLike, bias: npt.ArrayLike, rounding: npt.ArrayLike,
     p = np.abs(x)
     q = np.minimum(p >> n, 256)  # 256 plus any zero point lies beyond int8: the clamp decides
     f = p & ((np.int64(1) << n) - 1)
-    half = (np.int64(1) << n) >> 1
+    half = np.int64(1) << np.maximum(n - 1, 0)  # f is 0, and less, where n is 0
     if multiplier_bits == 24:
         _, length = np.frexp(q.astype(np.float32))  # bit length of q
         exponent = n - 25 + length
@@ -263,7 +263,7 @@ def requantize(acc: npt.ArrayLike, bias: npt.ArrayLike, rounding: npt.ArrayLike,
         tie = np.abs(f - half) <= window
     else:
         tie = f == half
-    q += np.where(tie, q & 1, f > half) * (n > 0)
+    q += np.where(tie, q & 1, f > half)
     return clamp(np.where(x < 0, -q, q) + np.asarray(zero, np.int64), low, high)
 
 
@@ -272,8 +272,8 @@ def shift_round(value: npt.ArrayLike, shift: npt.ArrayLike) -> IntArray:
     value, n = np.asarray(value, np.int64), np.asarray(shift, np.int64)
     q = value >> n
     f = value - (q << n)
-    half = (np.int64(1) << n) >> 1
-    return q + np.where(f == half, q & 1, f > half) * (n > 0)
+    half = np.int64(1) << np.maximum(n - 1, 0)
+    return q + np.where(f == half, q & 1, f > half)
 
 
 def add(a: npt.ArrayLike, b: npt.ArrayLike, zero_a: int, zero_b: int, multiplier_a: int,
