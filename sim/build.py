@@ -99,6 +99,9 @@ class Model:
         C++ optimization of code that runs every cycle, and of all other code.
     trace
         Compile waveform support in, in the format `waveform_format` names.
+    unity
+        Compile everything but Verilator's runtime as one file: quickest for a small design, where
+        the headers take longer than the code.
     """
 
     verilog: str
@@ -111,6 +114,7 @@ class Model:
     fast_flags: tuple[str, ...] = ("-O2",)
     slow_flags: tuple[str, ...] = ("-O0",)
     trace: bool = False
+    unity: bool = False
 
 
 def build(model: Model) -> Path:
@@ -119,7 +123,7 @@ def build(model: Model) -> Path:
     Raises `BuildError` with the tool's last words, `MissingExtraError` without Verilator.
     """
     flags = (*model.verilator_flags, *model.defines, *model.link_flags, "/", *model.fast_flags,
-             "/", *model.slow_flags, str(model.shared), str(model.trace), model.top)
+             "/", *model.slow_flags, str(model.shared), str(model.trace), str(model.unity), model.top)
     key = _digest([model.verilog, *flags, *_tool_versions(),
                    *(path.read_text() for path in _with_headers(model.sources))])
     root = build_folder()
@@ -146,24 +150,31 @@ def _build(model: Model, product: Path) -> None:
              {**os.environ, "VERILATOR_ROOT": str(verilator)})
         description = json.loads((folder / "model" / "Vtop.json").read_text())
         files, options = description["sources"], description["options"]
-        common = (
-            "-std=c++20", "-fPIC", "-DVERILATOR=1", "-DVM_COVERAGE=0", "-DVM_SC=0",
-            "-DVM_TIMING=0", *(f"-DVM_{name.upper()}={int(options[name])}" for name in
-                               ("trace", "trace_fst", "trace_vcd", "trace_saif")),
-            *model.defines, "-w", "-I", str(verilator / "include"), "-I",
-            str(verilator / "include" / "vltstd"))
-        generated = ("-I", str(folder / "model"))
+        # The runtime is the same with and without waveforms, so that its objects are shared.
+        runtime = ("-std=c++17", "-fPIC", "-DVERILATOR=1", "-DVM_COVERAGE=0", "-DVM_SC=0",
+                   "-DVM_TIMING=0", "-DVM_TRACE=1", *model.defines, "-w", "-O1",
+                   "-I", str(verilator / "include"), "-I", str(verilator / "include" / "vltstd"))
+        generated = (*runtime, "-UVM_TRACE",
+                     *(f"-DVM_{name.upper()}={int(options[name])}" for name in
+                       ("trace", "trace_fst", "trace_vcd", "trace_saif")),
+                     "-I", str(folder / "model"))
         headers = _digest([path.read_text() for path in sorted((folder / "model").glob("*.h"))])
         fast, slow = (files.get(f"classes_{speed}", []) + files.get(f"support_{speed}", [])
                       for speed in ("fast", "slow"))
+        if model.unity:
+            unity = folder / "unity.cpp"
+            unity.write_text("".join(f'#include "{path}"\n'
+                                     for path in (*fast, *slow, *model.sources)))
+            fast, slow, sources = [unity], [], ()
+        else:
+            sources = model.sources
         jobs = [
-            *((path, (*common, "-O2"), "") for path in files["global"]),
-            *((path, (*common, *model.slow_flags, *generated), headers)
-              for path in slow),
-            *((path, (*common, *model.fast_flags, *generated), headers) for path in fast),
-            *((path, (*common, *model.fast_flags, *generated),
+            *((path, runtime, "") for path in files["global"]),
+            *((path, (*generated, *model.slow_flags), headers) for path in slow),
+            *((path, (*generated, *model.fast_flags), headers) for path in fast),
+            *((path, (*generated, *model.fast_flags),
                headers + _digest([header.read_text() for header in _with_headers([path])]))
-              for path in model.sources),
+              for path in sources),
         ]
         # The largest files first, or the last one to begin keeps a single processor busy.
         jobs.sort(key=lambda job: -Path(job[0]).stat().st_size)
