@@ -1,0 +1,176 @@
+"""Accumulator memory: int32 words that values are added to in place."""
+
+from amaranth import Cat, Module, Mux, Signal, signed
+from amaranth.lib import data, wiring
+from amaranth.lib.memory import Memory
+from amaranth.lib.wiring import In, Out
+
+from .ports import AccumulatorReadSignature
+
+__all__ = ["VALUE_DELAY", "AccumulatorMemory", "HazardGuard"]
+
+VALUE_DELAY = 2
+"""Cycles from the address of an accumulation to its values, and to the write."""
+
+
+class HazardGuard(wiring.Component):
+    """Says which address may not be accumulated to yet, because a write to it is under way.
+
+    An accumulation reads its word `VALUE_DELAY` cycles before it writes it, so that the same
+    address must not follow within so many cycles. Pipelines of fixed latency keep the distances at
+    which addresses were issued, hence the issuing side asks here and waits.
+
+    Parameters
+    ----------
+    address_bits : int
+        Width of the address.
+
+    Members
+    -------
+    address : In
+        Address that might be issued in this cycle.
+    issue : In(1)
+        It is.
+    busy : Out(1)
+        It must not be.
+    """
+
+    def __init__(self, address_bits: int):
+        super().__init__({"address": In(address_bits), "issue": In(1), "busy": Out(1)})
+
+    def elaborate(self, platform):
+        m = Module()
+        conflicts = []
+        issued, address = self.issue, self.address
+        for age in range(1, VALUE_DELAY + 1):
+            older_issued = Signal(name=f"issued_{age}")
+            older_address = Signal.like(address, name=f"address_{age}", reset_less=True)
+            m.d.sync += [older_issued.eq(issued), older_address.eq(address)]
+            conflicts.append(older_issued & (older_address == self.address))
+            issued, address = older_issued, older_address
+        m.d.comb += self.busy.eq(Cat(conflicts).any())
+        return m
+
+
+class AccumulatorMemory(wiring.Component):
+    """Two halves of words of `lanes` int32 values, accumulated in place at one word a cycle.
+
+    The lower half of the addresses is one half. Reads of the half that an accumulation reads in
+    the same cycle are refused; the other half can always be read.
+
+    Parameters
+    ----------
+    lanes : int
+        Values a word.
+    words_per_half : int
+        Words a half, a power of two.
+    value_bits : int
+        Width of the signed values that come in; at most 32.
+    maximum : bool
+        Whether an accumulation may keep the larger value, instead of adding.
+
+    Members
+    -------
+    i : In
+        One accumulation: in a cycle with `valid` the `address`, `overwrite` (the word's contents do
+        not count), `maximum` (keep the larger value; only if the parameter says so) and `last`;
+        `VALUE_DELAY` cycles later its `values`. The address of one must differ from those of the
+        `VALUE_DELAY` cycles before it (`HazardGuard`).
+    done : Out(1)
+        The accumulation marked `last` has been written: reads accepted from now on see it.
+    read : In(AccumulatorReadSignature)
+        The other engine's reads.
+    """
+
+    def __init__(self, lanes: int, words_per_half: int, *, value_bits: int, maximum: bool = False):
+        if not 1 <= value_bits <= 32:
+            raise ValueError(f"value_bits must be between 1 and 32, not {value_bits}")
+        if words_per_half < 2 or words_per_half & (words_per_half - 1):
+            raise ValueError(f"words_per_half must be a power of two, not {words_per_half}")
+        self.lanes = lanes
+        self.words_per_half = words_per_half
+        self.maximum = maximum
+        super().__init__({
+            "i": In(wiring.Signature({
+                "valid": Out(1), "address": Out(range(2 * words_per_half)), "overwrite": Out(1),
+                "last": Out(1), **({"maximum": Out(1)} if maximum else {}),
+                "values": Out(data.ArrayLayout(signed(value_bits), lanes))})),
+            "done": Out(1),
+            "read": In(AccumulatorReadSignature(lanes, 2 * words_per_half)),
+        })
+
+    def elaborate(self, platform):
+        m = Module()
+        i, read = self.i, self.read
+        word = data.ArrayLayout(signed(32), self.lanes)
+        request = Signal()          # address cycle: an accumulation reads its word
+        m.d.comb += request.eq(i.valid & ~i.overwrite)
+
+        halves = []
+        for half in range(2):
+            m.submodules[f"half_{half}"] = memory = Memory(
+                shape=word.as_shape(), depth=self.words_per_half, init=[])
+            halves.append((memory.read_port(), memory.write_port()))
+
+        # Address, memory output, operand: three stages, the last of which writes.
+        stages = []
+        stage = {"valid": i.valid, "address": i.address, "overwrite": i.overwrite, "last": i.last}
+        if self.maximum:
+            stage["maximum"] = i.maximum
+        for number in (1, 2):
+            following = {}
+            for name, signal in stage.items():
+                following[name] = Signal.like(signal, name=f"{name}_{number}",
+                                              reset_less=name != "valid")
+                m.d.sync += following[name].eq(signal)
+            stage = following
+            stages.append(stage)
+        fetched, summed = stages
+
+        read_accepted = Signal()
+        read_half = Signal()
+        refused = Signal()
+        m.d.comb += [
+            refused.eq(request & (i.address[-1] == read.request.payload[-1])),
+            read.request.ready.eq(~refused),
+            read_accepted.eq(read.request.valid & read.request.ready),
+        ]
+        m.d.sync += read_half.eq(read.request.payload[-1])
+        read_fetched = Signal()
+        m.d.sync += read_fetched.eq(read_accepted)
+
+        operand = Signal(word, reset_less=True)
+        result = Signal(word)
+        with m.If(fetched["valid"]):
+            neutral = 0
+            if self.maximum:
+                neutral = Mux(fetched["maximum"], -1 << 31, 0)
+            for lane in range(self.lanes):
+                m.d.sync += operand[lane].eq(Mux(
+                    fetched["overwrite"], neutral,
+                    Mux(fetched["address"][-1], *(port.data[32 * lane:32 * lane + 32]
+                                                  for port in (halves[1][0], halves[0][0])))))
+        for lane in range(self.lanes):
+            old, new = operand[lane], i.values[lane]
+            total = old + new
+            if self.maximum:
+                total = Mux(summed["maximum"], Mux(new > old, new, old), total)
+            m.d.comb += result[lane].eq(total)
+
+        answer = Signal(32 * self.lanes, reset_less=True)
+        m.d.comb += read.data.eq(answer)
+        with m.If(read_fetched):
+            m.d.sync += answer.eq(Mux(read_half, halves[1][0].data, halves[0][0].data))
+
+        for half, (read_port, write_port) in enumerate(halves):
+            own = Signal(name=f"accumulates_{half}")
+            m.d.comb += [
+                own.eq(request & (i.address[-1] == half)),
+                read_port.addr.eq(Mux(own, i.address, read.request.payload)),
+                read_port.en.eq(own | (read_accepted & (read.request.payload[-1] == half))),
+                write_port.addr.eq(summed["address"]),
+                write_port.data.eq(result),
+                write_port.en.eq(summed["valid"] & (summed["address"][-1] == half)),
+            ]
+        m.d.sync += self.done.eq(summed["valid"] & summed["last"])
+        return m
