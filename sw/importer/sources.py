@@ -1,0 +1,84 @@
+"""From what a user has (module, exported program, file) to one `torch.fx` graph module."""
+
+import io
+import json
+import zipfile
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import fx
+
+from systolith.importer import rules
+
+__all__ = ["graph_module"]
+
+_FILE_LIMIT = 4 << 30
+
+
+def graph_module(model: Any) -> fx.GraphModule:
+    """The model's graph with its constants as attributes.
+
+    Raises
+    ------
+    ModelError
+        `ModelKind`, `UnreadableFile` or `PickledFile`.
+    """
+    if isinstance(model, str | Path):
+        model = load_exported(Path(model))
+    if isinstance(model, torch.export.ExportedProgram):
+        model = model.module(check_guards=False)
+    if not isinstance(model, fx.GraphModule):
+        if isinstance(model, torch.nn.Module):
+            raise rules.NotQuantized
+        raise rules.ModelKind(kind=type(model).__name__)
+    return model
+
+
+def load_exported(path: Path) -> torch.export.ExportedProgram:
+    """Load a .pt2 file without ever unpickling more than plain tensors."""
+    try:
+        with zipfile.ZipFile(path) as archive:
+            _refuse_pickles(path, archive)
+    except (OSError, zipfile.BadZipFile, ValueError, RecursionError) as error:
+        reason = getattr(error, "strerror", None) or str(error) or type(error).__name__
+        raise rules.UnreadableFile(path=path, reason=reason) from None
+    try:
+        return torch.export.load(path)
+    except Exception as error:  # the loader raises whatever a damaged file makes it raise
+        reason = " ".join(str(error).split())[:200] or type(error).__name__
+        raise rules.UnreadableFile(path=path, reason=reason) from None
+
+
+def _refuse_pickles(path: Path, archive: zipfile.ZipFile) -> None:
+    """Check every member that torch's loader might unpickle.
+
+    `torch.export.load` falls back from the safe to the full unpickler, so each such member must be
+    readable by the safe one beforehand; the loader then has no reason to fall back.
+    """
+    members = archive.infolist()
+    if sum(member.file_size for member in members) > _FILE_LIMIT:
+        raise ValueError("it unpacks to more than 4 GiB")
+    for member in members:
+        name = member.filename
+        if name.endswith("config.json"):
+            _refuse_pickled_payloads(path, name, json.loads(archive.read(member)))
+        elif "custom_obj" in name or "opaque" in name:
+            raise rules.PickledFile(path=path, member=name)
+        elif name.endswith(".pt"):
+            data = archive.read(member)
+            if not data:
+                continue
+            try:
+                torch.load(io.BytesIO(data), weights_only=True, map_location="cpu")
+            except Exception:  # whatever keeps the safe loader from reading it
+                raise rules.PickledFile(path=path, member=name) from None
+
+
+def _refuse_pickled_payloads(path: Path, name: str, config: Any) -> None:
+    entries = config.get("config", {}) if isinstance(config, dict) else {}
+    if not isinstance(entries, dict):
+        raise ValueError(f"{name} is not a table of tensors")
+    for payload in entries.values():
+        if not isinstance(payload, dict) or payload.get("use_pickle") is not False:
+            raise rules.PickledFile(path=path, member=name)

@@ -1,0 +1,154 @@
+"""Convolution, transposed convolution and linear layers."""
+
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import fx
+
+from systolith import graph as ir
+from systolith.importer import rules
+from systolith.importer.fx import arguments, is_constant, layer_name, operator_name, value_shape
+from systolith.importer.lowering import Lowering, check_scale, handles
+from systolith.integer import Quantization
+
+__all__ = ["WEIGHTED", "lower_weighted"]
+
+WEIGHTED = {"conv1d", "conv2d", "conv_transpose1d", "conv_transpose2d", "linear"}
+"""Operators with weights; a constant added behind one is a bias."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class _Weight:
+    levels: NDArray[np.int8]  # output channels first
+    scale: NDArray[np.float32]
+
+
+@dataclass(frozen=True, kw_only=True)
+class _Bias:
+    real: NDArray[np.float64]
+    integer: NDArray[np.int64] | None = None
+
+
+@handles(*sorted(WEIGHTED))
+def lower_layer(lowering: Lowering, node: fx.Node, target: Quantization) -> str:
+    """on the array (depthwise on the vector unit), with bias, requantize and bounds"""
+    return lower_weighted(lowering, node, target)
+
+
+def lower_weighted(lowering: Lowering, node: fx.Node, target: Quantization,
+                   extra_bias: NDArray[np.float64] | None = None) -> str:
+    """Lower a layer with weights, optionally with a constant that the model adds behind it."""
+    values = arguments(node)
+    operator, name = operator_name(node), layer_name(node)
+    tensor, source = lowering.exact(values["input"], node)
+    transposed = "transpose" in operator
+    groups = int(values.get("groups", 1))
+    weight = _weight(lowering, values["weight"], name, groups if transposed else None)
+    bias = _bias(lowering, values["bias"], name, weight, source)
+    if extra_bias is not None:
+        bias = _Bias(real=bias.real + extra_bias)
+    common: dict[str, Any] = {"weight_scale": weight.scale, "float_bias": bias.real,
+                              "integer_bias": bias.integer}
+    builder = lowering.builder
+    if operator == "linear":
+        if len(builder.shape(tensor)) != 1:
+            raise rules.Rank(layer=name, shape=value_shape(values["input"]))
+        return builder.weighted(ir.Linear, name, tensor, source, target, weight=weight.levels,
+                                **common)
+    levels = weight.levels if operator.endswith("2d") else weight.levels[:, :, None]
+    stride, dilation = _pair(values["stride"]), _pair(values["dilation"])
+    common |= {"weight": levels, "stride": stride, "dilation": dilation, "groups": groups}
+    kernel = (levels.shape[2], levels.shape[3])
+    if transposed:
+        high, wide = _pair(values["padding"], fill=0)
+        return builder.weighted(
+            ir.ConvTranspose2d, name, tensor, source, target, padding=(high, high, wide, wide),
+            output_padding=_pair(values["output_padding"], fill=0), **common)
+    return builder.weighted(
+        ir.Conv2d, name, tensor, source, target,
+        padding=_padding(values["padding"], kernel, dilation), **common)
+
+
+def _pair(value: Any, fill: int = 1) -> tuple[int, int]:
+    items = [int(item) for item in value] if isinstance(value, list | tuple) else [int(value)] * 2
+    return (fill, items[0]) if len(items) == 1 else (items[0], items[1])
+
+
+def _padding(value: Any, kernel: tuple[int, int], dilation: tuple[int, int]
+             ) -> tuple[int, int, int, int]:
+    if value == "valid":
+        return (0, 0, 0, 0)
+    if value == "same":
+        # PyTorch puts the odd element of an even kernel at the end.
+        total = [dilation[axis] * (kernel[axis] - 1) for axis in (0, 1)]
+        top, left = total[0] // 2, total[1] // 2
+        return (top, total[0] - top, left, total[1] - left)
+    high, wide = _pair(value, fill=0)
+    return (high, high, wide, wide)
+
+
+def _weight(lowering: Lowering, node: Any, name: str, transposed_groups: int | None) -> _Weight:
+    """Weight levels with output channels first; `transposed_groups` of a transposed layer."""
+    operator = operator_name(node) if isinstance(node, fx.Node) else ""
+    if operator not in ("dequantize_per_channel", "dequantize_per_tensor") or not is_constant(node):
+        raise rules.WeightConstant(layer=name)
+    values = arguments(node)
+    levels = lowering.constant(values["input"])
+    if levels.dtype != torch.int8:
+        raise rules.TensorKind(layer=name, kind=str(levels.dtype).removeprefix("torch."))
+    array = levels.numpy()
+    scale: NDArray[np.float32]
+    if operator == "dequantize_per_tensor":
+        scale = np.asarray(lowering.constant(values["scale"]), np.float32).reshape(1)
+        zero = np.asarray(lowering.constant(values["zero_point"]))
+    else:
+        axis, expected = int(values["axis"]), 0 if transposed_groups is None else 1
+        if axis != expected:
+            raise rules.ChannelAxis(layer=name, axis=axis, expected=expected)
+        scale = lowering.constant(values["scales"]).numpy().astype(np.float32)
+        points = lowering.constant(values["zero_points"])
+        zero = np.zeros(1) if points is None else points.numpy()
+        if transposed_groups is not None:
+            # The scales are those of one group's output channels, and hold for every group.
+            scale = np.tile(scale, transposed_groups)
+    for value in np.ravel(scale):
+        check_scale(float(value), f"weight of {name}")
+    if np.any(zero):
+        raise rules.WeightZeroPoint(layer=name, zero_point=int(zero[zero != 0].flat[0]))
+    if transposed_groups is not None:
+        array = _transposed_weight(array, transposed_groups)
+    return _Weight(levels=array, scale=np.broadcast_to(scale, (len(array),)))
+
+
+def _transposed_weight(array: NDArray[np.int8], groups: int) -> NDArray[np.int8]:
+    """[I, O / groups, ...] as PyTorch keeps it to [O, I / groups, ...]."""
+    split = array.reshape(groups, array.shape[0] // groups, *array.shape[1:])
+    return np.ascontiguousarray(split.swapaxes(1, 2).reshape(
+        groups * array.shape[1], array.shape[0] // groups, *array.shape[2:]))
+
+
+def _bias(lowering: Lowering, node: Any, name: str, weight: _Weight,
+          source: Quantization) -> _Bias:
+    if node is None:
+        return _Bias(real=np.zeros(len(weight.scale)))
+    if not is_constant(node):
+        raise lowering.needs_scale(node, node)
+    real = lowering.constant(node).numpy().astype(np.float64)
+    if not np.all(np.isfinite(real)):
+        raise rules.NotFinite(layer=name, what="bias")
+    operator = operator_name(node)
+    if operator not in ("dequantize_per_channel", "dequantize_per_tensor"):
+        return _Bias(real=real)
+    values = arguments(node)
+    levels = lowering.constant(values["input"])
+    scale = np.asarray(lowering.constant(
+        values["scales" if operator.endswith("channel") else "scale"]), np.float32)
+    expected = np.float32(source.scale) * weight.scale
+    integer = levels.numpy().astype(np.int64)
+    exact = integer.astype(np.float64) * scale.astype(np.float64)
+    # A bias at another scale than the accumulator's is a real number like any other.
+    matches = levels.dtype == torch.int32 and np.allclose(scale, expected, rtol=1e-6, atol=0)
+    return _Bias(real=exact, integer=integer if matches else None)
