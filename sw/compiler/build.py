@@ -1,0 +1,156 @@
+"""From an integer graph to a program: all passes in order."""
+
+from dataclasses import asdict
+
+from systolith.graph import Graph
+from systolith.hw.config import Config
+from systolith.hw.isa import DESCRIPTOR_BYTES, INSTRUCTION_BYTES, Queue, encode, encode_descriptor
+from systolith.layout import TensorDescriptor
+from systolith.program import LayerInfo, Program, Region
+
+from . import memory, rules
+from .blocked import Blocked, Pixels
+from .emitter import Emitter
+from .finish import MainTensor
+from .ir import Lowered
+from .lower import lower
+from .pack import Image
+from .tiles import Tiler
+
+__all__ = ["compile_graph"]
+
+
+def compile_graph(graph: Graph, config: Config, *, name: str = "model",
+                  keep: bool = False) -> Program:
+    """Compile an integer graph for a configuration.
+
+    Parameters
+    ----------
+    graph
+        A valid graph whose constants were derived for the configuration's arithmetic.
+    config
+        The accelerator.
+    name
+        The model's name in the program.
+    keep
+        Leave every layer's output in main memory, each in a place of its own, so that it can be
+        compared after a run.
+
+    Raises
+    ------
+    ModelError
+        Naming the layer and the rule that it breaks, or the memory that is too small.
+    """
+    rules.check_arithmetic(graph, config)
+    lowered = lower(graph, config)
+    return _Build(graph, lowered, config, name, keep).program()
+
+
+class _Build:
+    def __init__(self, graph: Graph, lowered: Lowered, config: Config, name: str, keep: bool):
+        self.graph = graph
+        self.lowered = lowered
+        self.config = config
+        self.name = name
+        self.keep = keep
+        self.image = Image()
+        self.addresses: dict[str, int] = {}
+        self.tensor_bytes = 0
+        self.lives: list[memory.Lifetime] = []
+
+    def program(self) -> Program:
+        tensors = self._tensors()
+        emitter = Emitter(self.config, self.tensor_bytes // self.config.rows)
+        tiler = Tiler(self.config, emitter, self.image, self.lowered.features)
+        blocked = Blocked(tiler, self.lowered, tensors)
+        for index, operation in enumerate(self.lowered.operations):
+            emitter.layer = index
+            blocked.run(operation)
+        return self._assemble(emitter)
+
+    # Tensors in main memory ---------------------------------------------------------------------
+
+    def _tensors(self) -> dict[str, MainTensor | Pixels]:
+        """Place every feature, and say where it lies relative to the tensors' base."""
+        operations = self.lowered.operations
+        last = len(operations)
+        boundary = set(self.lowered.inputs) | set(self.lowered.outputs)
+        first_use = {name: -1 for name in self.lowered.inputs}
+        first_use |= {operation.output: index for index, operation in enumerate(operations)}
+        last_use = {name: index for index, operation in enumerate(operations)
+                    for name in operation.inputs}
+        for name, first in first_use.items():
+            whole = self.keep or name in boundary
+            self.lives.append(memory.Lifetime(
+                name, self._descriptor(name, 0).nbytes, -1 if whole else first,
+                last if whole else last_use.get(name, first)))
+        self.addresses, self.tensor_bytes = memory.plan(self.lives)
+        features = self.lowered.features
+        tensors: dict[str, MainTensor | Pixels] = {
+            name: MainTensor(self.addresses[name], feature.groups(self.config), feature.height,
+                             feature.width, self.config.rows)
+            for name, feature in features.items() if name in self.addresses}
+        for name, packing in self.lowered.packings.items():
+            descriptor = self._descriptor(packing.tensor, 0)
+            channels, _, width = descriptor.shape
+            pitch = (width + descriptor.padding[2] + descriptor.padding[3]) * channels
+            tensors[name] = Pixels(self.addresses[packing.tensor], pitch, packing)
+        return tensors
+
+    def _descriptor(self, name: str, base: int, tensor: str = "") -> TensorDescriptor:
+        """Descriptor of a feature under the name of graph tensor `tensor`."""
+        kind = self.graph.tensors[tensor or name]
+        address = base + self.addresses.get(name, 0)
+        common = {"name": tensor or name, "address": address, "shape": tuple(kind.shape),
+                  "scale": float(kind.scale), "zero_point": int(kind.zero_point)}
+        if name in self.lowered.pixels:
+            padding, tail = self.lowered.pixels[name]
+            return TensorDescriptor(layout="pixels", padding=padding, tail_bytes=tail, **common)
+        return TensorDescriptor(layout="grouped", word_bytes=self.config.rows, **common)
+
+    # The image ----------------------------------------------------------------------------------
+
+    def _assemble(self, emitter: Emitter) -> Program:
+        order = emitter.mark()
+        lists = [len(emitter.lists[queue]) + 1 for queue in Queue]
+        starts, address = [], self.image.size
+        for count in lists:
+            starts.append(address)
+            address += count * INSTRUCTION_BYTES
+        base = -(-address // memory.ALIGNMENT) * memory.ALIGNMENT
+        total = -(-(base + self.tensor_bytes) // 64) * 64
+        if total > self.config.memory_size:
+            raise rules.too_much_memory(self.name, total, self.config)
+        emitter.finish(base)
+        code = b"".join(encode(instruction) for queue in Queue
+                        for instruction in emitter.lists[queue])
+        constants = self.image.tobytes()[DESCRIPTOR_BYTES:]
+        image = encode_descriptor(self.config.hash32, tuple(starts)) + constants + code
+        return Program(
+            config=self.config, image=image, memory_bytes=total,
+            inputs=tuple(self._descriptor(name, base) for name in self.lowered.inputs),
+            outputs=tuple(self._descriptor(self.lowered.aliases[name], base, name)
+                          for name in self.graph.outputs),
+            layers=tuple(self._layer(index, base) for index in order),
+            tail=tuple(asdict(operation) for operation in self.graph.tail),
+            regions=(Region(name="descriptor and constants", memory="main", address=0,
+                            nbytes=self.image.size),
+                     Region(name="instructions", memory="main", address=self.image.size,
+                            nbytes=len(code)),
+                     *(Region(name=life.name, memory="main",
+                              address=base + self.addresses[life.name], nbytes=life.nbytes,
+                              first_layer=max(life.first, 0),
+                              last_layer=max(min(life.last, len(order) - 1), 0))
+                       for life in self.lives)),
+            model=self.name,
+            metadata={"instructions": {queue.name.lower(): count
+                                       for queue, count in zip(Queue, lists, strict=True)},
+                      "results": list(self.graph.results)})
+
+    def _layer(self, index: int, base: int) -> LayerInfo:
+        operation = self.lowered.operations[index]
+        output = None
+        if self.keep or operation.output in self.lowered.outputs:
+            output = self._descriptor(operation.output, base)
+        return LayerInfo(name="+".join(operation.names), op=operation.op, macs=operation.macs,
+                         output=output)

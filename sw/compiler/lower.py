@@ -1,0 +1,246 @@
+"""Lowering: the integer graph becomes operations on the engines.
+
+Fused on the way: a table behind a layer, a residual add behind the later of its two operands,
+zero-point padding, flattening before a linear layer (a convolution with the input's size as its
+kernel). Everything refused is a named rule (`rules`).
+"""
+
+from dataclasses import replace
+from math import prod
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from systolith import graph as g
+from systolith.hw.config import Config
+
+from . import rules
+from .ir import Feature, Finish, Lowered, Matrix, Operation, Point, Residual, Source, Window
+
+__all__ = ["identity_finish", "lower"]
+
+
+def lower(graph: g.Graph, config: Config) -> Lowered:
+    """Lower a valid graph for one configuration.
+
+    Raises
+    ------
+    ModelError
+        Naming the layer and the rule, when a node cannot run on this configuration.
+    """
+    lowering = _Lowering(graph, config)
+    for node in graph.nodes:
+        lowering.node(node)
+    return lowering.result()
+
+
+def identity_finish(config: Config, zero: int = 0, low: int = -128, high: int = 127,
+                    bias: int = 0, **more: Any) -> Finish:
+    """A finish that passes values on: y = clamp(v + bias + zero)."""
+    bits = config.multiplier_bits
+    multiplier, shift = (1 << (bits - 1), bits - 1) if bits else (1, 0)
+    return _uniform(bias, multiplier, shift, zero, low, high, **more)
+
+
+def _uniform(bias: int, multiplier: int, shift: int, zero: int, low: int, high: int,
+             **more: Any) -> Finish:
+    def one(value: int) -> NDArray[np.int64]:
+        return np.array([value], np.int64)
+
+    return Finish(bias=one(bias), rounding=one(0), multiplier=one(multiplier), shift=one(shift),
+                  zero=zero, low=low, high=high, uniform=True, **more)
+
+
+class _Lowering:
+    def __init__(self, graph: g.Graph, config: Config):
+        self.graph = graph
+        self.config = config
+        self.features: dict[str, Feature] = {}
+        self.aliases: dict[str, str] = {}
+        self.operations: dict[str, Operation] = {}  # by output feature
+        self.inputs = list(graph.inputs)
+        self.uses: dict[str, int] = {}
+        for node in graph.nodes:
+            for name in node.inputs:
+                self.uses[name] = self.uses.get(name, 0) + 1
+        for name in graph.outputs:
+            self.uses[name] = self.uses.get(name, 0) + 1
+        for name in graph.inputs:
+            self._feature(name)
+
+    def _feature(self, tensor: str) -> Feature:
+        kind = self.graph.tensors[tensor]
+        channels, height, width = (*kind.shape, 1, 1)[:3]
+        self.features[tensor] = Feature(name=tensor, channels=channels, height=height, width=width,
+                                        zero_point=kind.zero_point)
+        self.aliases[tensor] = tensor
+        return self.features[tensor]
+
+    def _input(self, name: str) -> Feature:
+        return self.features[self.aliases[name]]
+
+    def _append(self, operation: Operation, node: g.Node) -> None:
+        operation.names = operation.names or (node.name,)
+        operation.macs = node.macs(self.graph.shapes(node))
+        self._feature(node.output)
+        self.operations[node.output] = operation
+
+    def result(self) -> Lowered:
+        used = {name for operation in self.operations.values() for name in operation.inputs}
+        used |= set(self.operations) | set(self.inputs)
+        return Lowered(
+            operations=list(self.operations.values()),
+            features={name: feature for name, feature in self.features.items() if name in used},
+            inputs=self.inputs,
+            outputs=[self.aliases[name] for name in self.graph.outputs],
+            aliases=self.aliases)
+
+    def node(self, node: g.Node) -> None:
+        handler = getattr(self, "_" + type(node).__name__.lower(), None)
+        if handler is None:
+            raise rules.unsupported_operator(node)
+        handler(node)
+
+    # Layers with weights ------------------------------------------------------------------------
+
+    def _finish(self, node: g.Weighted) -> Finish:
+        rules.check_accumulator(node)
+        return Finish(bias=node.bias.astype(np.int64), rounding=node.rounding,
+                      multiplier=node.multiplier, shift=node.shift, zero=node.zero, low=node.low,
+                      high=node.high)
+
+    def _source(self, node: Any, feature: Feature, pad_value: int | None = None) -> Source:
+        return Source(feature=feature.name, kernel=node.kernel, stride=node.stride,
+                      dilation=node.dilation, offset=(-node.padding[0], -node.padding[2]),
+                      pad_value=feature.zero_point if pad_value is None else pad_value)
+
+    def _conv2d(self, node: g.Conv2d) -> None:
+        feature = self._input(node.inputs[0])
+        source = self._source(node, feature)
+        common: dict[str, Any] = {"name": node.name, "op": node.op, "output": node.output,
+                                  "sources": (source,), "finish": self._finish(node)}
+        depthwise = node.groups == feature.channels == node.channels
+        if depthwise and node.groups > 1 and self.config.vector_taps:
+            self._append(Window(weight=node.weight[:, 0], **common), node)
+        else:
+            self._append(Matrix(weights=(node.weight,), channel_groups=node.groups, **common), node)
+
+    def _linear(self, node: g.Linear) -> None:
+        feature = self._input(node.inputs[0])
+        shape = (feature.channels, feature.height, feature.width)
+        assert prod(shape) == node.weight.shape[1]
+        source = Source(feature=feature.name, kernel=shape[1:], pad_value=feature.zero_point)
+        self._append(Matrix(
+            name=node.name, op=node.op, output=node.output, sources=(source,),
+            finish=self._finish(node), weights=(node.weight.reshape(-1, *shape),)), node)
+
+    # Pools --------------------------------------------------------------------------------------
+
+    def _maxpool(self, node: g.MaxPool) -> None:
+        rules.needs_vector(node, self.config)
+        feature = self._input(node.inputs[0])
+        # Values never lie below the producer's lower bound, so that padding with it is as good
+        # as the least integer, and a buffer can be shared with consumers that pad the zero point.
+        producer = self.operations.get(feature.name)
+        low = -128
+        if producer is not None and producer.finish.table is None:
+            after = producer.finish.residual or producer.finish
+            low = after.low
+        pad = feature.zero_point if feature.zero_point <= low else -128
+        self._append(Window(
+            name=node.name, op=node.op, output=node.output, weight=None,
+            sources=(self._source(node, feature, pad),), finish=identity_finish(self.config)), node)
+
+    def _averagepool(self, node: g.AveragePool) -> None:
+        feature = self._input(node.inputs[0])
+        source = self._source(node, feature)
+        finish = _uniform(node.bias, node.multiplier, node.shift, node.zero, node.low, node.high)
+        common: dict[str, Any] = {"name": node.name, "op": node.op, "output": node.output,
+                                  "sources": (source,), "finish": finish}
+        if self.config.vector_taps:
+            whole = node.kernel == (feature.height, feature.width) and not any(node.padding)
+            weight = np.ones((feature.channels, *node.kernel), np.int8)
+            self._append(Window(weight=weight, total=whole, **common), node)
+        else:
+            weight = np.ones((feature.channels, 1, *node.kernel), np.int8)
+            self._append(Matrix(weights=(weight,), channel_groups=feature.channels, **common), node)
+
+    # Elementwise --------------------------------------------------------------------------------
+
+    def _add(self, node: g.Add) -> None:
+        rules.needs_residual(node, self.config)
+        names = [self.aliases[name] for name in node.inputs]
+        order = list(self.operations)
+        # The later operand's POST takes the other one from the scratchpad.
+        swap = (names[1] in self.operations and
+                (names[0] not in self.operations or order.index(names[1]) > order.index(names[0])))
+        first, second = (1, 0) if swap else (0, 1)
+        zeros, multipliers = (node.zero_a, node.zero_b), (node.multiplier_a, node.multiplier_b)
+        residual = Residual(
+            feature=names[second], zero_a=zeros[first], zero_b=zeros[second],
+            multiplier_a=multipliers[first], multiplier_b=multipliers[second], shift=node.shift,
+            zero=node.zero, low=node.low, high=node.high)
+        producer = self.operations.get(names[first])
+        if (producer is not None and self._only_use(node.inputs[first])
+                and names[0] != names[1] and producer.finish.residual is None):
+            self._fuse(producer, replace(producer.finish, residual=residual), node)
+            return
+        source = Source(feature=names[first])
+        self._append(Point(name=node.name, op=node.op, output=node.output, sources=(source,),
+                           finish=identity_finish(self.config, residual=residual)), node)
+
+    def _only_use(self, tensor: str) -> bool:
+        return self.aliases[tensor] == tensor and self.uses[tensor] == 1
+
+    def _fuse(self, producer: Operation, finish: Finish, node: g.Node) -> None:
+        """Let `producer` make the output of `node`; it moves to the end of the order."""
+        del self.operations[producer.output], self.features[producer.output]
+        producer.finish = finish
+        producer.output = node.output
+        producer.names = (*(producer.names or (producer.name,)), node.name)
+        self._feature(node.output)
+        self.operations[node.output] = producer
+
+    def _table(self, node: g.Table) -> None:
+        rules.needs_table(node, self.config)
+        feature = self._input(node.inputs[0])
+        producer = self.operations.get(feature.name)
+        if (producer is not None and self._only_use(node.inputs[0])
+                and producer.finish.table is None and producer.finish.residual is None):
+            self._fuse(producer, replace(producer.finish, table=node.table), node)
+            return
+        finish = identity_finish(self.config, table=node.table)
+        self._append(Point(name=node.name, op=node.op, output=node.output,
+                           sources=(Source(feature=feature.name),), finish=finish), node)
+
+    def _requantize(self, node: g.Requantize) -> None:
+        feature = self._input(node.inputs[0])
+        finish = _uniform(node.bias, node.multiplier, node.shift, node.zero, node.low, node.high)
+        self._append(Point(name=node.name, op=node.op, output=node.output,
+                           sources=(Source(feature=feature.name),), finish=finish), node)
+
+    def _multiply(self, node: g.Multiply) -> None:
+        first, second = (self._input(name) for name in node.inputs)
+        broadcast = (second.height, second.width) != (first.height, first.width)
+        finish = _uniform(0, node.multiplier, node.shift, node.zero, node.low, node.high)
+        self._append(Point(
+            name=node.name, op=node.op, output=node.output, product=True,
+            sources=(Source(feature=first.name), Source(feature=second.name)),
+            zeros=(node.zero_a, node.zero_b), broadcast=broadcast, finish=finish), node)
+
+    # Shapes -------------------------------------------------------------------------------------
+
+    def _reshape(self, node: g.Reshape) -> None:
+        feature = self._input(node.inputs[0])
+        shape = (*node.shape, 1, 1)[:3]
+        same = shape == (feature.channels, feature.height, feature.width)
+        readers = self.graph.consumers(node.output)
+        flat = len(node.shape) == 1 and all(isinstance(r, g.Linear) for r in readers)
+        if not same and not (flat and node.output not in self.graph.outputs):
+            raise rules.reshape_moves_data(node)
+        self.uses[node.inputs[0]] += self.uses.get(node.output, 0) - 1
+        self.aliases[node.output] = feature.name
+
+    def _pad(self, node: g.Pad) -> None:
+        raise rules.unsupported_operator(node)
