@@ -1,0 +1,71 @@
+"""The user's arrays on their way to a program and back."""
+
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+from systolith.errors import InputError
+from systolith.graph import TailOperation
+from systolith.program import Program
+from systolith.tail import run_tail
+
+__all__ = ["finish_outputs", "input_levels"]
+
+
+def input_levels(program: Program, images: Any) -> list[NDArray[np.int8]]:
+    """Quantized inputs of a batch, one array an input, batch first.
+
+    `images` is one array, or a sequence of arrays for a program of several inputs. Raises
+    `InputError` naming the input, what it is and what it should be.
+    """
+    several = len(program.inputs) > 1
+    arrays = list(images) if several and isinstance(images, Sequence) else [images]
+    if len(arrays) != len(program.inputs):
+        names = ", ".join(f"'{tensor.name}'" for tensor in program.inputs)
+        raise InputError(f"the program takes {len(program.inputs)} inputs ({names}), not "
+                         f"{len(arrays)}: pass a list with one array for each")
+    levels = []
+    for tensor, values in zip(program.inputs, arrays, strict=True):
+        array = _real_array(tensor.name, values)
+        wanted = "(N, " + ", ".join(map(str, tensor.shape)) + ")"
+        if array.shape == tensor.shape:
+            raise InputError(f"input '{tensor.name}' has shape {array.shape} and lacks the batch "
+                             f"axis: pass images[None], of shape {wanted}")
+        if array.shape[1:] != tensor.shape:
+            raise InputError(f"input '{tensor.name}' must have shape {wanted}, not "
+                             f"{array.shape}: pass images as the model takes them")
+        if not len(array):
+            raise InputError(f"input '{tensor.name}' has no images: pass a batch of at least one")
+        levels.append(tensor.quantize(array))
+    if len({len(array) for array in levels}) > 1:
+        sizes = ", ".join(str(len(array)) for array in levels)
+        raise InputError(f"the inputs have batches of {sizes} images: pass as many of each")
+    return levels
+
+
+def _real_array(name: str, values: Any) -> NDArray[Any]:
+    try:
+        array = np.asarray(values)
+    except (TypeError, ValueError, RuntimeError) as error:
+        raise InputError(f"input '{name}' is not an array of numbers ({error}): pass a numpy "
+                         "array") from None
+    if array.dtype.kind not in "fiu":
+        raise InputError(f"input '{name}' must hold real numbers, not {array.dtype}: convert it "
+                         "to float32")
+    return array
+
+
+def finish_outputs(program: Program, levels: list[NDArray[np.int8]], dequantize: bool) -> Any:
+    """What the user gets: integers, or floats behind the program's tail of float operations.
+
+    One array, or a tuple of arrays for several.
+    """
+    results: list[NDArray[Any]] = list(levels)
+    if dequantize:
+        values = {tensor.name: tensor.dequantize(array)
+                  for tensor, array in zip(program.outputs, levels, strict=True)}
+        names = [tensor.name for tensor in program.outputs]
+        tail = [TailOperation(**operation) for operation in program.tail]
+        results = run_tail(tail, values, program.metadata.get("results", names))
+    return results[0] if len(results) == 1 else tuple(results)
