@@ -1,0 +1,93 @@
+"""The activation scratchpad: banks behind a fixed-priority crossbar."""
+
+from amaranth import Cat, Module, Signal
+from amaranth.lib import memory, wiring
+from amaranth.lib.wiring import In
+
+from .config import Config
+from .ports import ScratchpadReadSignature, scratchpad_write_signature
+
+__all__ = ["READ_CLIENTS", "WRITE_CLIENTS", "Scratchpad"]
+
+READ_CLIENTS = ("array", "vector", "operand_b", "operand_a", "store")
+"""Readers, highest priority first."""
+
+WRITE_CLIENTS = ("post", "load")
+"""Writers, highest priority first."""
+
+
+class Scratchpad(wiring.Component):
+    """`scratchpad_banks` memories of `rows`-byte words, each with one read and one write a cycle.
+
+    Consecutive addresses lie in one bank. In each bank and cycle the reader and the writer of the
+    highest priority are served; the others wait. A read that is accepted after a write sees it; one
+    accepted in the same cycle reads the old word.
+
+    Nobody waits forever: an instruction makes a finite number of accesses and a program has no
+    jumps, so that whoever has priority runs out of accesses, at the latest when its next
+    instruction waits for the one that waits here.
+
+    Members
+    -------
+    array, vector, operand_b, operand_a, store : In(ScratchpadReadSignature)
+        Readers, in order of falling priority; data `SCRATCHPAD_LATENCY` cycles after acceptance.
+    post, load : In(scratchpad_write_signature)
+        Writers, in order of falling priority, with a byte mask.
+    """
+
+    def __init__(self, config: Config):
+        self._config = config
+        super().__init__({
+            **{name: In(ScratchpadReadSignature(config)) for name in READ_CLIENTS},
+            **{name: In(scratchpad_write_signature(config)) for name in WRITE_CLIENTS},
+        })
+
+    def elaborate(self, platform):
+        m = Module()
+        config = self._config
+        words = config.scratchpad_bank_words
+        word_bits = words.bit_length() - 1
+        readers = [getattr(self, name) for name in READ_CLIENTS]
+        writers = [getattr(self, name) for name in WRITE_CLIENTS]
+
+        def bank_of(address):
+            return address[word_bits:]
+
+        def serve(requests, addresses):
+            """Accept a request unless one of higher priority wants the same bank."""
+            for index, request in enumerate(requests):
+                blocked = [requests[k].valid & (bank_of(addresses[k]) == bank_of(addresses[index]))
+                           for k in range(index)]
+                m.d.comb += request.ready.eq(~Cat(*blocked).any())
+
+        serve([reader.request for reader in readers],
+              [reader.request.payload for reader in readers])
+        serve(writers, [writer.payload.address for writer in writers])
+
+        read_data = []
+        for bank in range(config.scratchpad_banks):
+            m.submodules[f"bank_{bank}"] = storage = memory.Memory(
+                shape=8 * config.rows, depth=words, init=[])
+            write, read = storage.write_port(granularity=8), storage.read_port()
+            read_data.append(read.data)
+            # Statements further down win: the lowest priority comes first.
+            for reader in reversed(readers):
+                address = reader.request.payload
+                with m.If(reader.request.valid & (bank_of(address) == bank)):
+                    m.d.comb += [read.addr.eq(address[:word_bits]), read.en.eq(1)]
+            for writer in reversed(writers):
+                item = writer.payload
+                with m.If(writer.valid & (bank_of(item.address) == bank)):
+                    m.d.comb += [write.addr.eq(item.address[:word_bits]), write.data.eq(item.data),
+                                 write.en.eq(item.mask)]
+
+        for reader in readers:
+            accepted = Signal()
+            bank = Signal(range(config.scratchpad_banks))
+            m.d.sync += accepted.eq(reader.request.valid & reader.request.ready)
+            m.d.sync += bank.eq(bank_of(reader.request.payload))
+            with m.If(accepted), m.Switch(bank):
+                for index, word in enumerate(read_data):
+                    with m.Case(index):
+                        m.d.sync += reader.data.eq(word)
+        return m

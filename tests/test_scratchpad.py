@@ -1,0 +1,15 @@
+"""The scratchpad's banks, masks, priorities and latency."""
+
+import pytest
+from systolith.hw.config import PRESETS
+from systolith.hw.scratchpad import Scratchpad
+from systolith.sim.bench import run_bench
+
+
+@pytest.mark.parametrize(("preset", "changes"), (
+    ("tiny", {}), ("default", {}), ("small", {"scratchpad_banks": 1})))
+def test_scratchpad(preset, changes):
+    config = PRESETS[preset].replace(**changes)
+    run_bench(Scratchpad(config), "benches.scratchpad_bench", parameters={
+        "rows": config.rows, "words": config.scratchpad_words,
+        "bank_words": config.scratchpad_bank_words})
