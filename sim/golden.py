@@ -66,6 +66,7 @@ class _QueueState:
         self.start = start
         self.begun = 0
         self.retired = 0
+        self.ended = False
         self.finished = False
         self.head: Instruction | None = None
         self.flight: deque[tuple[Instruction, Callable[[], None]]] = deque()
@@ -74,6 +75,12 @@ class _QueueState:
     def address(self) -> int:
         """Byte address of the next instruction to begin."""
         return self.start + self.begun * INSTRUCTION_BYTES
+
+    def advance(self) -> None:
+        """Go to the next instruction after the head has begun."""
+        self.ended = isinstance(self.head, End)
+        self.head = None
+        self.begun += 1
 
 
 class Golden:
@@ -173,7 +180,7 @@ class Golden:
     # Order --------------------------------------------------------------------------------------
 
     def _ready(self, state: _QueueState) -> bool:
-        if state.finished:
+        if state.ended:
             return False
         head = self._head(state)
         return all(other.retired >= wait
@@ -212,8 +219,7 @@ class Golden:
                 while self._ready(state):
                     instruction = self._head(state)
                     self._execute(state, instruction, state.address)
-                    state.begun += 1
-                    state.head = None
+                    state.advance()
                     self._retire(state, instruction)
                     progress = True
         self._check_deadlock()
@@ -249,8 +255,7 @@ class Golden:
         else:
             self._execute(state, instruction, address)
         state.flight.append((instruction, finish))
-        state.begun += 1
-        state.head = None
+        state.advance()
 
 
 def _nothing() -> None:

@@ -65,6 +65,16 @@ class Clocks:
         clocks += [self._clocks[other][wait - 1] for other, wait in enumerate(waits) if wait]
         return tuple(map(max, *clocks)) if len(clocks) > 1 else clocks[0]
 
+    def thresholds(self, queue: Queue, required: Sequence[int]) -> Clock:
+        """Fewest thresholds with which the next instruction of `queue` has `required` retired."""
+        waits = list(required)
+        for other in _QUEUES:
+            fewer = [0 if index == other else wait for index, wait in enumerate(waits)]
+            clock = self.preview(queue, fewer)
+            if all(known >= wanted for known, wanted in zip(clock, required, strict=True)):
+                waits = fewer
+        return tuple(waits)
+
     def add(self, queue: Queue, waits: Sequence[int]) -> Clock:
         """Add the next instruction of `queue` and return its clock."""
         clock = self.preview(queue, waits)
