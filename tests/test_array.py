@@ -2,6 +2,8 @@
 
 import pytest
 from systolith.hw.array import SystolicArray, partial_sum_width
+from systolith.hw.array_engine import ArrayEngine
+from systolith.hw.config import Config
 from systolith.sim.bench import run_bench
 
 
@@ -17,3 +19,17 @@ def test_array(rows, columns):
 def test_partial_sums_cannot_overflow(rows):
     width = partial_sum_width(rows)
     assert rows * 128 * 128 < 1 << (width - 1)
+
+
+@pytest.mark.parametrize("geometry", [
+    {"rows": 4, "columns": 4, "lanes": 1, "accumulator_words": 16, "weight_words": 64},
+    {"rows": 8, "columns": 8, "lanes": 1, "accumulator_words": 32, "weight_words": 128},
+    {"rows": 16, "columns": 8, "lanes": 1, "accumulator_words": 64, "weight_words": 256},
+    {"rows": 4, "columns": 8, "lanes": 1, "accumulator_words": 16, "weight_words": 64,
+     "weight_bits": 4},
+    {"rows": 4, "columns": 16, "lanes": 1, "accumulator_words": 16, "weight_words": 64},
+], ids=lambda geometry: f"{geometry['rows']}x{geometry['columns']}")
+def test_array_engine(geometry):
+    config = Config(**geometry, scratchpad_banks=1, scratchpad_bank_words=256)
+    run_bench(ArrayEngine(config), "benches.array_engine_bench", parameters={
+        "config": config.to_dict()})

@@ -1,0 +1,277 @@
+"""The engine of queue ARRAY: streams pixels through the array and accumulates what comes out.
+
+Three things run ahead of each other. The *loader* reads the next pass's weight tile into the
+array's shadow weights, the *issue* side reads one pixel a cycle from the scratchpad, and pixels in
+the array's pipeline end in the accumulators. An instruction is held until both loader and issue
+side have taken it, so that the loader can prefetch the next instruction's first tile.
+
+**Cycles.** With its inputs there in time, a pass starts `max(pixels, rows)` cycles after the pass
+before it started, within and across instructions.
+"""
+
+from amaranth import Cat, Module, Mux, Signal, signed
+from amaranth.lib import data, wiring
+from amaranth.lib.memory import Memory
+from amaranth.lib.wiring import In, Out
+
+from .accumulator import VALUE_DELAY, AccumulatorMemory, HazardGuard
+from .array import TAG_LEAD, SystolicArray
+from .config import Config
+from .isa import Array, ErrorCode, LoadTarget
+from .loops import LoopNest
+from .ports import (
+    SCRATCHPAD_LATENCY,
+    AccumulatorReadSignature,
+    EngineSignature,
+    ScratchpadReadSignature,
+    instruction_layout,
+    load_write_signature,
+)
+
+__all__ = ["ArrayEngine"]
+
+_LEVELS = 5
+_PIXEL_LEVELS = 2
+"""Of the loops of an instruction, the inner two walk the pixels of a pass."""
+
+_IN_FLIGHT_BITS = 3
+"""Instructions begin at least `rows` cycles apart: no more than 6 fit between issue and retire."""
+
+assert VALUE_DELAY == TAG_LEAD
+
+
+class ArrayEngine(wiring.Component):
+    """Executes `systolith.hw.isa.Array` instructions.
+
+    Parameters
+    ----------
+    config : Config
+        Geometry; `weight_words` words of weight memory and the accumulators lie in here.
+
+    Members
+    -------
+    engine : In(EngineSignature)
+        Instructions. Active cycles are those in which a pixel is read for the array. A zero count
+        is `ErrorCode.LENGTH`; a scratchpad, weight or accumulator address out of range is
+        `ErrorCode.ADDRESS`. `error` stays until the engine is reset.
+    activation : Out(ScratchpadReadSignature)
+        Pixels.
+    load : In(stream)
+        Writes of the weight memory; transfers to other targets are ignored.
+    accumulators : In(AccumulatorReadSignature)
+        Reads by the post-processor.
+    weight_stall : Out(1)
+        A pixel could not be read in this cycle because its tile's weights were not there.
+    """
+
+    def __init__(self, config: Config):
+        self.config = config
+        super().__init__({
+            "engine": In(EngineSignature(instruction_layout(Array))),
+            "activation": Out(ScratchpadReadSignature(config)),
+            "load": In(load_write_signature(config)),
+            "accumulators": In(AccumulatorReadSignature(
+                config.columns, 2 * config.accumulator_words)),
+            "weight_stall": Out(1),
+        })
+
+    def elaborate(self, platform):
+        config = self.config
+        m = Module()
+
+        tag = data.StructLayout({
+            "address": range(2 * config.accumulator_words), "overwrite": 1, "last": 1})
+        m.submodules.array = array = SystolicArray(config.rows, config.columns, tag)
+        m.submodules.nest = nest = LoopNest(_LEVELS)
+        m.submodules.guard = guard = HazardGuard(tag["address"].width)
+        m.submodules.accumulator = accumulator = AccumulatorMemory(
+            config.columns, config.accumulator_words, value_bits=array.width)
+        wiring.connect(m, accumulator.read, wiring.flipped(self.accumulators))
+
+        # Intake -------------------------------------------------------------------------------
+        instruction = self.engine.instruction
+        held = Signal.like(instruction.p, reset_less=True)
+        issue_waits = Signal()      # the issue side has not taken the held instruction yet
+        loader_waits = Signal()     # nor has the loader
+        wrong_length = Signal()
+        issue_takes = Signal()
+        loader_takes = Signal()
+        m.d.comb += [
+            instruction.ready.eq((~issue_waits | issue_takes) & (~loader_waits | loader_takes)),
+            nest.i.valid.eq(issue_waits & ~wrong_length),
+            nest.i.p.address.eq(held.activation),
+            issue_takes.eq(nest.i.valid & nest.i.ready),
+            *(nest.i.p.counts[k].eq(held[f"count_{k}"]) for k in range(_LEVELS)),
+            *(nest.i.p.steps[k].eq(held[f"step_{k}"]) for k in range(_LEVELS)),
+        ]
+        with m.If(issue_takes):
+            m.d.sync += issue_waits.eq(0)
+        with m.If(loader_takes):
+            m.d.sync += loader_waits.eq(0)
+        with m.If(instruction.valid & instruction.ready):
+            zero = Cat(instruction.p[f"count_{k}"] == 0 for k in range(_LEVELS)).any()
+            m.d.sync += [
+                held.eq(instruction.p),
+                issue_waits.eq(1),
+                loader_waits.eq(~zero),
+                wrong_length.eq(zero),
+            ]
+
+        # Loader: weight tiles into the shadow weights -------------------------------------------
+        tile_ready = Signal()       # the tile of the next pass can be relied on
+        tile_wrong = Signal()       # its address is out of range
+        tile_taken = Signal()
+        more_tiles = Signal()       # the instruction whose tile was taken last needs another one
+        final_pass = Signal()
+        self._elaborate_loader(
+            m, array, held.weight, takes=loader_takes, waits=loader_waits, more=more_tiles,
+            ready=tile_ready, wrong=tile_wrong)
+        with m.If(tile_taken):
+            m.d.sync += [tile_ready.eq(0), more_tiles.eq(~final_pass)]
+
+        # Issue: one pixel a cycle ---------------------------------------------------------------
+        pixel = nest.o.p
+        base = Signal(16, reset_less=True)
+        word = Signal(16, reset_less=True)
+        overwrite = Signal()
+        wrong_address = Signal()
+        first = pixel.first[_PIXEL_LEVELS - 1]
+        last = pixel.last[_PIXEL_LEVELS - 1]
+        issued = Signal()
+        request = self.activation.request
+        m.d.comb += [
+            final_pass.eq(pixel.final[_PIXEL_LEVELS:].all()),
+            wrong_address.eq((pixel.address >= config.scratchpad_words)
+                             | (word >= 2 * config.accumulator_words)
+                             | (first & tile_ready & tile_wrong)),
+            guard.address.eq(word),
+            guard.issue.eq(issued),
+            request.valid.eq(nest.o.valid & ~wrong_address & ~guard.busy & (~first | tile_ready)),
+            request.payload.eq(pixel.address),
+            issued.eq(request.valid & request.ready),
+            nest.o.ready.eq(issued),
+            tile_taken.eq(issued & first),
+        ]
+        with m.If(issued):
+            m.d.sync += word.eq(Mux(last, base, word + 1))
+            with m.If(last):
+                m.d.sync += overwrite.eq(0)
+        with m.If(issue_takes):
+            m.d.sync += [
+                base.eq(held.accumulator),
+                word.eq(held.accumulator),
+                overwrite.eq(~held.accumulate),
+            ]
+
+        # Pipeline: scratchpad, array, accumulators -----------------------------------------------
+        valid, swap = issued, first
+        travelling = Signal(tag)
+        m.d.comb += [
+            travelling.address.eq(word),
+            travelling.overwrite.eq(overwrite),
+            travelling.last.eq(pixel.last[-1]),
+        ]
+        for stage in range(SCRATCHPAD_LATENCY):
+            next_valid = Signal(name=f"valid_{stage}")
+            next_swap = Signal(name=f"swap_{stage}", reset_less=True)
+            next_tag = Signal(tag, name=f"travelling_{stage}", reset_less=True)
+            m.d.sync += [next_valid.eq(valid), next_swap.eq(swap), next_tag.eq(travelling)]
+            valid, swap, travelling = next_valid, next_swap, next_tag
+        m.d.comb += [
+            array.i.valid.eq(valid),
+            array.i.first.eq(swap),
+            array.i.tag.eq(travelling),
+            array.i.data.eq(self.activation.data),
+            accumulator.i.valid.eq(array.o.valid),
+            accumulator.i.address.eq(array.o.tag.address),
+            accumulator.i.overwrite.eq(array.o.tag.overwrite),
+            accumulator.i.last.eq(array.o.tag.last),
+            accumulator.i.values.eq(array.o.sums),
+        ]
+
+        # Retirement and errors ------------------------------------------------------------------
+        in_flight = Signal(_IN_FLIGHT_BITS)     # instructions issued to the end, not yet retired
+        m.d.sync += in_flight.eq(in_flight + (issued & pixel.last[-1]) - accumulator.done)
+        m.d.comb += [
+            self.engine.retire.eq(accumulator.done),
+            self.engine.active.eq(issued),
+            self.engine.stall.eq(nest.o.valid & ~issued),
+            self.weight_stall.eq(nest.o.valid & first & ~tile_ready),
+        ]
+        with m.If(in_flight == 0):
+            with m.If(nest.o.valid), m.If(wrong_address):
+                m.d.comb += self.engine.error.eq(ErrorCode.ADDRESS)
+            with m.Elif(issue_waits & wrong_length):
+                m.d.comb += self.engine.error.eq(ErrorCode.LENGTH)
+        return m
+
+    def _elaborate_loader(self, m, array, first_tile, *, takes, waits, more, ready, wrong):
+        """Weight memory, and the reading of tiles out of it, a row a cycle.
+
+        A tile read begins in the cycle after `start`; two cycles later its first row is written
+        into the shadow weights, the others follow each in the next cycle. The pixel for which
+        `ready` is looked at reaches the array `SCRATCHPAD_LATENCY` cycles later, so `ready` may
+        rise two cycles after `start`.
+        """
+        config = self.config
+        word_bits = 8 * config.weight_word_bytes
+        part_bits = min(word_bits, 8 * config.rows)
+        m.submodules.weights = memory = Memory(shape=word_bits, depth=config.weight_words, init=[])
+        write = memory.write_port(granularity=part_bits)
+        load = self.load
+        m.d.comb += [
+            load.ready.eq(1),
+            write.addr.eq(load.p.address),
+            write.data.eq(Cat(load.p.data[:part_bits] for _ in range(word_bits // part_bits))),
+        ]
+        with m.If(load.valid & (load.p.target == LoadTarget.WEIGHT)):
+            m.d.comb += write.en.eq(1 if len(write.en) == 1 else 1 << load.p.part)
+
+        start = Signal()
+        coming = Signal()
+        reading = Signal()
+        row = Signal(range(config.rows))
+        last_row = Signal()
+        tile = Signal(20)
+        next_tile = Signal(20, reset_less=True)
+        address = Signal(range(config.weight_words), reset_less=True)
+        m.d.comb += [
+            last_row.eq(row == config.rows - 1),
+            start.eq((more | waits) & ~ready & ~coming & (~reading | last_row)),
+            takes.eq(start & ~more),
+            tile.eq(Mux(more, next_tile, first_tile)),
+        ]
+        m.d.sync += coming.eq(start)
+        with m.If(coming):
+            m.d.sync += ready.eq(1)
+        with m.If(reading):
+            m.d.sync += [row.eq(row + 1), address.eq(address + 1), reading.eq(~last_row)]
+        with m.If(start):
+            out_of_range = tile > config.weight_words - config.rows
+            m.d.sync += [
+                more.eq(0),
+                next_tile.eq(tile + config.rows),
+                address.eq(tile),
+                reading.eq(~out_of_range),
+                wrong.eq(out_of_range),
+            ]
+
+        read = memory.read_port()
+        row_fetched = Signal.like(row, reset_less=True)
+        fetched = Signal()
+        fetched_word = Signal(word_bits, reset_less=True)
+        row_loaded = Signal.like(row, reset_less=True)
+        loaded = Signal()
+        m.d.comb += [read.addr.eq(address), read.en.eq(reading)]
+        m.d.sync += [
+            fetched.eq(reading), row_fetched.eq(row),
+            loaded.eq(fetched), row_loaded.eq(row_fetched),
+        ]
+        with m.If(fetched):
+            m.d.sync += fetched_word.eq(read.data)
+        m.d.comb += [array.load.valid.eq(loaded), array.load.row.eq(row_loaded)]
+        for c in range(config.columns):
+            weight = fetched_word.word_select(c, config.weight_bits).as_signed()
+            extended = Signal(signed(8), name=f"weight_{c}")
+            m.d.comb += [
+                extended.eq(weight), array.load.weights.word_select(c, 8).eq(extended)]
