@@ -1,0 +1,275 @@
+// The SoC as a device: clock, main memory, both ends of the byte link, counters at every mark.
+// Python calls the functions at the end through ctypes, many cycles at a time.
+//
+// BEAT (bytes), COUNTERS and the model's class Vtop come from the build. Verilator writes a double
+// underscore in a port's name as ___05F.
+
+#include <cstdint>
+#include <cstring>
+#include <deque>
+#include <memory>
+#include <vector>
+
+#include "Vtop.h"
+#include "memory.h"
+#include "verilated.h"
+
+#if VM_TRACE_FST
+#include "verilated_fst_c.h"
+using Trace = VerilatedFstC;
+#elif VM_TRACE_VCD
+#include "verilated_vcd_c.h"
+using Trace = VerilatedVcdC;
+#endif
+
+namespace {
+
+// Ports are integers or little-endian arrays of 32-bit words; both are copied as bytes.
+template <typename Port> void set(Port& port, const uint8_t* bytes, size_t count) {
+    std::memcpy(&port, bytes, count < sizeof(Port) ? count : sizeof(Port));
+}
+template <typename Port> void get(const Port& port, uint8_t* bytes, size_t count) {
+    std::memset(bytes, 0, count);
+    std::memcpy(bytes, &port, count < sizeof(Port) ? count : sizeof(Port));
+}
+
+struct Options {
+    uint64_t memory_size;
+    uint32_t memory_latency;
+    uint32_t memory_bytes_per_cycle;
+    uint32_t link_cycles_per_byte;
+    uint32_t stall_per_mille;
+    uint64_t seed;
+};
+
+struct Mark {
+    uint64_t cycle;
+    uint32_t mask;
+    uint32_t counters[COUNTERS];
+};
+
+struct Status {
+    uint64_t cycle;
+    uint32_t busy, error, error_queue, error_address, fault;
+};
+
+enum Stop : uint32_t { kStopIdle = 1, kStopBytes = 2 };
+enum Fault : uint32_t { kNoFault, kBadRead, kBadWrite };
+
+struct Device {
+    explicit Device(const Options& options)
+        : options(options), context(new VerilatedContext), top(new Vtop(context.get())),
+          memory(options.memory_size, BEAT, options.memory_latency,
+                 options.memory_bytes_per_cycle),
+          random(options.seed * 0x9E3779B97F4A7C15u | 1) {
+        top->direct___05Fwatchdog = ~0u;
+        reset();
+    }
+    ~Device() {
+        close_trace();
+        top->final();
+    }
+
+    void reset() {
+        top->rst = 1;
+        for (int i = 0; i < 4; ++i) tick();
+        top->rst = 0;
+        memory.reset();
+        received.clear();
+        sent.clear();
+        fault = kNoFault;
+    }
+
+    bool stalls() {
+        if (!options.stall_per_mille) return false;
+        random ^= random << 13;
+        random ^= random >> 7;
+        random ^= random << 17;
+        return (random >> 32) % 1000 < options.stall_per_mille;
+    }
+
+    void tick() {
+        Vtop& t = *top;
+        t.clk = 0;
+        const bool offer = !received.empty() && cycle >= receive_due && !stalls();
+        t.rx___05Fvalid = offer;
+        if (offer) t.rx___05Fpayload = received.front();
+        const bool listen = cycle >= send_due && !stalls();
+        t.tx___05Fready = listen;
+        const uint8_t* beat = memory.offered(cycle);
+        t.memory_read___05Fdata___05Fvalid = beat != nullptr;
+        if (beat) set(t.memory_read___05Fdata___05Fpayload, beat, BEAT);
+        const bool ready = memory.ready() && !stalls();
+        t.memory_read___05Frequest___05Fready = ready;
+        t.memory_write___05Fready = ready;
+        t.eval();
+        dump(0);
+
+        const uint32_t mark = t.mark;
+        const bool reset = t.rst;
+        if (!reset) {
+            if (offer && t.rx___05Fready) {
+                received.pop_front();
+                receive_due = cycle + options.link_cycles_per_byte;
+            }
+            if (listen && t.tx___05Fvalid) {
+                sent.push_back(t.tx___05Fpayload);
+                send_due = cycle + options.link_cycles_per_byte;
+            }
+            if (beat && t.memory_read___05Fdata___05Fready) memory.taken();
+            if (ready && t.memory_write___05Fvalid) write();
+            if (ready && t.memory_read___05Frequest___05Fvalid) {
+                const uint64_t request = t.memory_read___05Frequest___05Fpayload;
+                if (!memory.read(uint32_t(request), uint32_t(request >> 32))) fault = kBadRead;
+            }
+            memory.advance(cycle, stalls());
+        }
+        t.clk = 1;
+        t.eval();
+        dump(1);
+        if (mark && !reset) {
+            marks.emplace_back();
+            marks.back().cycle = cycle;
+            marks.back().mask = mark;
+            get(t.counters, reinterpret_cast<uint8_t*>(marks.back().counters), 4 * COUNTERS);
+        }
+        ++cycle;
+    }
+
+    void write() {
+        constexpr size_t mask_bytes = (BEAT + 7) / 8;
+        uint8_t payload[4 + BEAT + mask_bytes];
+        get(top->memory_write___05Fpayload, payload, sizeof payload);
+        uint32_t address;
+        uint64_t mask = 0;
+        std::memcpy(&address, payload, 4);
+        std::memcpy(&mask, payload + 4 + BEAT, mask_bytes);
+        if (!memory.write(address, payload + 4, mask)) fault = kBadWrite;
+    }
+
+    uint64_t step(uint64_t cycles, uint32_t stop, uint64_t bytes) {
+        for (uint64_t done = 0; done < cycles; ++done) {
+            if (fault) return done;
+            if ((stop & kStopBytes) && sent.size() >= bytes) return done;
+            if ((stop & kStopIdle) && !top->direct___05Fbusy) return done;
+            tick();
+        }
+        return cycles;
+    }
+
+    bool start(uint32_t base, uint64_t cycles) {
+        top->direct___05Fstart___05Fpayload = base;
+        top->direct___05Fstart___05Fvalid = 1;
+        bool accepted = false;
+        for (uint64_t i = 0; i < cycles && !accepted; ++i) {
+            top->eval();
+            accepted = top->direct___05Fstart___05Fready;
+            tick();
+        }
+        top->direct___05Fstart___05Fvalid = 0;
+        return accepted;
+    }
+
+    void dump(int half) {
+#if VM_TRACE
+        if (trace) trace->dump(2 * cycle + half);
+#else
+        (void)half;
+#endif
+    }
+
+    bool open_trace(const char* path) {
+#if VM_TRACE
+        context->traceEverOn(true);
+        trace = std::make_unique<Trace>();
+        top->trace(trace.get(), 99);
+        trace->open(path);
+        return trace->isOpen();
+#else
+        (void)path;
+        return false;
+#endif
+    }
+
+    void close_trace() {
+#if VM_TRACE
+        if (trace) trace->close();
+        trace.reset();
+#endif
+    }
+
+    Options options;
+    std::unique_ptr<VerilatedContext> context;
+    std::unique_ptr<Vtop> top;
+    MainMemory memory;
+    std::deque<uint8_t> received, sent;
+    std::vector<Mark> marks;
+    uint64_t cycle = 0, receive_due = 0, send_due = 0, random;
+    uint32_t fault = kNoFault;
+#if VM_TRACE
+    std::unique_ptr<Trace> trace;
+#endif
+};
+
+}  // namespace
+
+extern "C" {
+
+Device* device_create(const Options* options) {
+    try {
+        return new Device(*options);
+    } catch (const std::bad_alloc&) {
+        return nullptr;
+    }
+}
+void device_destroy(Device* device) { delete device; }
+void device_reset(Device* device) { device->reset(); }
+uint8_t* device_memory(Device* device) {
+    device->memory.settle();
+    return device->memory.data();
+}
+uint64_t device_step(Device* device, uint64_t cycles, uint32_t stop, uint64_t bytes) {
+    return device->step(cycles, stop, bytes);
+}
+uint32_t device_start(Device* device, uint32_t base, uint64_t cycles) {
+    return device->start(base, cycles);
+}
+void device_cancel(Device* device) {
+    device->top->direct___05Fcancel = 1;
+    device->tick();
+    device->top->direct___05Fcancel = 0;
+}
+void device_watchdog(Device* device, uint32_t cycles) {
+    device->top->direct___05Fwatchdog = cycles;
+}
+void device_status(Device* device, Status* status) {
+    const Vtop& t = *device->top;
+    *status = {device->cycle, t.direct___05Fbusy, t.direct___05Ferror, t.direct___05Ferror_queue,
+               t.direct___05Ferror_address, device->fault};
+}
+void device_counters(Device* device, uint32_t* values) {
+    get(device->top->counters, reinterpret_cast<uint8_t*>(values), 4 * COUNTERS);
+}
+void device_link_write(Device* device, const uint8_t* bytes, uint64_t count) {
+    device->received.insert(device->received.end(), bytes, bytes + count);
+}
+uint64_t device_link_read(Device* device, uint8_t* bytes, uint64_t limit) {
+    uint64_t count = 0;
+    for (; count < limit && !device->sent.empty(); ++count) {
+        bytes[count] = device->sent.front();
+        device->sent.pop_front();
+    }
+    return count;
+}
+uint64_t device_link_unsent(Device* device) { return device->received.size(); }
+uint64_t device_marks(Device* device, const Mark** marks) {
+    *marks = device->marks.data();
+    return device->marks.size();
+}
+uint32_t device_counter_count() { return COUNTERS; }
+void device_clear_marks(Device* device) { device->marks.clear(); }
+uint32_t device_trace(Device* device, const char* path) {
+    device->close_trace();
+    return path ? device->open_trace(path) : 1;
+}
+}

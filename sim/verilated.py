@@ -1,0 +1,289 @@
+"""The SoC's RTL, verilated, as a device: steps of many cycles, main memory and byte link inside.
+
+The library is built once for each configuration and version of the sources (`systolith.sim.build`).
+Everything is deterministic: the same calls give the same cycles.
+"""
+
+import ctypes
+import re
+import weakref
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from systolith.errors import DeviceError, InputError, LinkError
+from systolith.hw.config import Config
+from systolith.hw.isa import ErrorCode, Queue
+
+from .build import Model, build, verilog_of, waveform_format
+
+__all__ = ["RunResult", "VerilatedDevice", "build_library"]
+
+_HARNESS = Path(__file__).parent / "device" / "device.cpp"
+_FAULTS = {1: "read", 2: "wrote"}
+_IDLE, _BYTES = 1, 2
+
+
+class _Options(ctypes.Structure):
+    _fields_ = [("memory_size", ctypes.c_uint64), ("memory_latency", ctypes.c_uint32),
+                ("memory_bytes_per_cycle", ctypes.c_uint32),
+                ("link_cycles_per_byte", ctypes.c_uint32), ("stall_per_mille", ctypes.c_uint32),
+                ("seed", ctypes.c_uint64)]
+
+
+class _Status(ctypes.Structure):
+    _fields_ = [("cycle", ctypes.c_uint64), ("busy", ctypes.c_uint32), ("error", ctypes.c_uint32),
+                ("error_queue", ctypes.c_uint32), ("error_address", ctypes.c_uint32),
+                ("fault", ctypes.c_uint32)]
+
+
+class RunResult:
+    """How a run ended.
+
+    Members: `finished` (False: the cycle limit came first), `error` (`ErrorCode`), `error_queue`
+    (`Queue`), `error_address` (byte address of the instruction), `cycles` (clock cycles since the
+    start was accepted).
+    """
+
+    def __init__(self, finished: bool, status: _Status, cycles: int):
+        self.finished = finished
+        self.error = ErrorCode(status.error)
+        self.error_queue = Queue(status.error_queue) if self.error else None
+        self.error_address = status.error_address if self.error else None
+        self.cycles = cycles
+
+    def __repr__(self) -> str:
+        return (f"RunResult(finished={self.finished}, error={self.error.name}, "
+                f"error_queue={self.error_queue}, error_address={self.error_address}, "
+                f"cycles={self.cycles})")
+
+
+def build_library(component: Any, config: Config, *, trace: bool = False) -> Path:
+    """Build the shared library of an SoC component (ports: `systolith.hw.soc.SoC`)."""
+    verilog = verilog_of(component)
+    counters = re.search(r"output \[(\d+):0\] counters;", verilog)
+    assert counters, "the component has no output named counters"
+    return build(Model(
+        verilog=verilog, top="top", sources=(_HARNESS,), shared=True, trace=trace,
+        verilator_flags=("-O3", "--x-assign", "fast", "--x-initial", "fast", "--no-assert",
+                         "--no-timing"),
+        defines=("-DVL_TIME_CONTEXT", f"-DBEAT={config.memory_bytes_per_beat}",
+                 f"-DCOUNTERS={(int(counters[1]) + 1) // 32}"),
+        fast_flags=("-O3", "-march=native"), slow_flags=("-O0",)))
+
+
+class VerilatedDevice:
+    """One SoC in simulation.
+
+    Parameters
+    ----------
+    config
+        What to build.
+    memory_latency
+        Cycles from an accepted read request to its first beat, at least 1.
+    memory_bytes_per_cycle
+        Bytes main memory moves a cycle, reads and writes together; at most (and by default) the
+        port's width.
+    link_cycles_per_byte
+        Cycles between two bytes on the link, in either direction.
+    stall_per_mille, seed
+        Share of the cycles, in thousandths, in which memory and link stall at random.
+    waveform
+        File to write a waveform to, in the format `systolith.sim.build.waveform_format` names;
+        needs a build of its own and is slow.
+    component
+        SoC to simulate instead of `SoC(config, direct=True)`.
+
+    Raises `BuildError` and `MissingExtraError` from the build.
+    """
+
+    def __init__(self, config: Config, *, memory_latency: int = 50,
+                 memory_bytes_per_cycle: int | None = None, link_cycles_per_byte: int = 1,
+                 stall_per_mille: int = 0, seed: int = 1, waveform: Path | str | None = None,
+                 component: Any = None):
+        beat = config.memory_bytes_per_beat
+        rate = beat if memory_bytes_per_cycle is None else memory_bytes_per_cycle
+        if not 1 <= rate <= beat:
+            raise InputError(f"memory_bytes_per_cycle must be between 1 and {beat}, the width of "
+                             f"this configuration's memory port, not {rate}")
+        if not 1 <= memory_latency <= 100_000:
+            raise InputError("memory_latency must be between 1 and 100000 cycles, not "
+                             f"{memory_latency}")
+        if link_cycles_per_byte < 1:
+            raise InputError(f"link_cycles_per_byte must be 1 or more, not {link_cycles_per_byte}")
+        if not 0 <= stall_per_mille < 1000:
+            raise InputError(f"stall_per_mille must be between 0 and 999, not {stall_per_mille}")
+        self.config = config
+        if component is None:
+            from systolith.hw.soc import SoC
+
+            component = SoC(config, direct=True)
+        self._library = _load(build_library(component, config, trace=waveform is not None))
+        options = _Options(config.memory_size, memory_latency, rate, link_cycles_per_byte,
+                           stall_per_mille, seed)
+        handle = self._library.device_create(ctypes.byref(options))
+        if not handle:
+            raise DeviceError(f"no room for the {config.memory_size} bytes of main memory of the "
+                              "simulated device: choose a smaller memory_size")
+        self._handle = ctypes.c_void_p(handle)
+        self._finalizer = weakref.finalize(self, self._library.device_destroy, self._handle)
+        if waveform is not None and not self._library.device_trace(
+                self._handle, str(waveform).encode()):
+            raise InputError(f"the waveform {waveform} cannot be written: check the folder; the "
+                             f"format is {waveform_format()}")
+
+    # Life ---------------------------------------------------------------------------------------
+
+    def close(self) -> None:
+        """Give memory back and finish the waveform. Closing twice is harmless."""
+        self._finalizer()
+
+    def __enter__(self) -> "VerilatedDevice":
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+    @property
+    def _device(self) -> ctypes.c_void_p:
+        if not self._finalizer.alive:
+            raise LinkError("the simulated device is closed: open it again")
+        return self._handle
+
+    def reset(self) -> None:
+        """Reset the SoC. Main memory keeps its contents; bytes on the link are lost."""
+        self._library.device_reset(self._device)
+
+    # Link ---------------------------------------------------------------------------------------
+
+    def link_write(self, data: bytes) -> None:
+        """Queue bytes toward the device; they move as cycles pass."""
+        self._library.device_link_write(self._device, bytes(data), len(data))
+
+    def link_read(self, limit: int = 65536) -> bytes:
+        """Take at most `limit` of the bytes that the device has sent."""
+        buffer = ctypes.create_string_buffer(max(limit, 1))
+        count = self._library.device_link_read(self._device, buffer, limit)
+        return buffer.raw[:count]
+
+    @property
+    def link_unsent(self) -> int:
+        """Bytes written that the device has not taken yet."""
+        return self._library.device_link_unsent(self._device)
+
+    # Time ---------------------------------------------------------------------------------------
+
+    def step(self, cycles: int, *, until_bytes: int = 0, until_idle: bool = False) -> int:
+        """Let at most `cycles` pass. Returns how many did.
+
+        Stops early when `until_bytes` (if not 0) bytes wait to be read, or when the core is idle
+        (`until_idle`). Raises `DeviceError` when the SoC accesses main memory in a way its port
+        does not allow, which is a fault of the gateware.
+        """
+        stop = (_IDLE if until_idle else 0) | (_BYTES if until_bytes else 0)
+        passed = self._library.device_step(self._device, cycles, stop, until_bytes)
+        fault = self.status.fault
+        if fault:
+            raise DeviceError(f"the simulated SoC {_FAULTS[fault]} outside of main memory or not "
+                              f"by whole beats, in cycle {self.cycle}: report this as a bug")
+        return passed
+
+    @property
+    def cycle(self) -> int:
+        """Cycles since the device was made."""
+        return self.status.cycle
+
+    # Main memory --------------------------------------------------------------------------------
+
+    def memory_read(self, address: int, size: int) -> bytes:
+        """Bytes of main memory, without the SoC's knowledge. Raises `InputError` out of range."""
+        self._check(address, size)
+        return ctypes.string_at(self._library.device_memory(self._device) + address, size)
+
+    def memory_write(self, address: int, data: bytes) -> None:
+        """Put bytes into main memory, without the SoC's knowledge."""
+        data = bytes(data)
+        self._check(address, len(data))
+        ctypes.memmove(self._library.device_memory(self._device) + address, data, len(data))
+
+    def _check(self, address: int, size: int) -> None:
+        if not 0 <= address <= address + size <= self.config.memory_size:
+            raise InputError(f"{size} bytes at address {address:#x} are not inside the main memory "
+                             f"of {self.config.memory_size} bytes")
+
+    # Runs without the link ----------------------------------------------------------------------
+
+    def start(self, base: int) -> None:
+        """Begin the run whose descriptor lies at `base`. Raises `DeviceError` when busy."""
+        if not self._library.device_start(self._device, base, 100_000):
+            raise DeviceError("the simulated core did not accept a start: wait for the run in "
+                              "progress, or cancel it")
+
+    def run(self, base: int, max_cycles: int = 1 << 62) -> RunResult:
+        """Start, and step until the core is idle or `max_cycles` have passed."""
+        self.start(base)
+        cycles = self.step(max_cycles, until_idle=True)
+        status = self.status
+        return RunResult(not status.busy, status, cycles)
+
+    def cancel(self) -> None:
+        """Stop the run in progress."""
+        self._library.device_cancel(self._device)
+
+    def set_watchdog(self, cycles: int) -> None:
+        """Cycles without a retired instruction after which a run started here is stopped."""
+        self._library.device_watchdog(self._device, cycles)
+
+    @property
+    def status(self) -> _Status:
+        """The core's status: `cycle`, `busy`, `error`, `error_queue`, `error_address`, `fault`."""
+        status = _Status()
+        self._library.device_status(self._device, ctypes.byref(status))
+        return status
+
+    # Counters -----------------------------------------------------------------------------------
+
+    @property
+    def counters(self) -> np.ndarray:
+        """The core's counters now, uint32, indexed by `systolith.hw.ports.Counter`."""
+        values = np.zeros(self._library.counters, np.uint32)
+        self._library.device_counters(self._device, values.ctypes.data_as(ctypes.c_void_p))
+        return values
+
+    @property
+    def marks(self) -> np.ndarray:
+        """One record a mark: `cycle` of the retirement, `mask` of the queues that retired a marked
+        instruction in it, and the `counters` right after it."""
+        layout = np.dtype([("cycle", "<u8"), ("mask", "<u4"),
+                           ("counters", "<u4", (self._library.counters,))], align=True)
+        pointer = ctypes.c_void_p()
+        count = self._library.device_marks(self._device, ctypes.byref(pointer))
+        if not count:
+            return np.zeros(0, layout)
+        assert pointer.value is not None
+        return np.frombuffer(ctypes.string_at(pointer.value, count * layout.itemsize), layout)
+
+    def clear_marks(self) -> None:
+        """Forget the marks recorded so far."""
+        self._library.device_clear_marks(self._device)
+
+
+def _load(path: Path) -> Any:
+    """Load the library and declare its functions."""
+    library: Any = ctypes.CDLL(str(path))
+    device, u32, u64, pointer = ctypes.c_void_p, ctypes.c_uint32, ctypes.c_uint64, ctypes.c_void_p
+    for name, result, arguments in (
+            ("create", device, [pointer]), ("destroy", None, [device]), ("reset", None, [device]),
+            ("memory", pointer, [device]), ("step", u64, [device, u64, u32, u64]),
+            ("start", u32, [device, u32, u64]), ("cancel", None, [device]),
+            ("watchdog", None, [device, u32]), ("status", None, [device, pointer]),
+            ("counters", None, [device, pointer]),
+            ("link_write", None, [device, ctypes.c_char_p, u64]),
+            ("link_read", u64, [device, pointer, u64]), ("link_unsent", u64, [device]),
+            ("marks", u64, [device, pointer]), ("clear_marks", None, [device]),
+            ("trace", u32, [device, ctypes.c_char_p]), ("counter_count", u32, [])):
+        function = getattr(library, f"device_{name}")
+        function.restype, function.argtypes = result, arguments
+    library.counters = library.device_counter_count()
+    return library
