@@ -16,9 +16,8 @@ BEAT = CONFIG.memory_bytes_per_beat
 SOURCE, DESTINATION, BEATS = 0x1000, 0x8000, 100
 
 
-def device(**options):
-    options.setdefault("component", CopySoC(CONFIG))
-    return VerilatedDevice(CONFIG, **options)
+def device(*, outside=False, **options):
+    return VerilatedDevice(CONFIG, component=CopySoC(CONFIG, outside=outside), **options)
 
 
 def copy(soc, seed=1, beats=BEATS, source=SOURCE, destination=DESTINATION):
@@ -120,7 +119,7 @@ def test_backdoor_sees_every_accepted_write():
 
 
 def test_an_access_outside_of_memory_is_reported():
-    with device(component=CopySoC(CONFIG, outside=True)) as soc, pytest.raises(
+    with device(outside=True) as soc, pytest.raises(
             DeviceError, match="wrote outside of main memory"):
         copy(soc)
     with device() as soc, pytest.raises(DeviceError, match="read outside of main memory"):
