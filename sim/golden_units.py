@@ -54,7 +54,8 @@ def check_units(config: Config, instruction: Instruction) -> None:
     elif isinstance(instruction, Post):
         absent = ((instruction.source == PostSource.VECTOR and not config.vector_taps)
                   or (instruction.use_table and not config.table)
-                  or (instruction.use_add and not config.residual))
+                  or ((instruction.use_add or instruction.source == PostSource.PRODUCT)
+                      and not config.residual))
     if absent:
         raise StopError(ErrorCode.DECODE)
 
@@ -197,7 +198,7 @@ def post(memories: Memories, i: Post) -> Commit:
     # Destination and operand words a pixel, and the bytes of them that channels go to.
     wide = max(1, channels // config.rows)
     first_byte = i.byte_offset if channels < config.rows else 0
-    if first_byte + channels > wide * config.rows:
+    if first_byte % channels or first_byte >= config.rows:
         raise StopError(ErrorCode.ADDRESS)
     span = slice(first_byte, first_byte + min(channels, config.rows))
     word_counts = (wide, *counts)

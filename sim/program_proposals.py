@@ -273,7 +273,9 @@ class Proposer:
 
     def _post(self) -> Post:
         config = self.config
-        sources = [PostSource.ARRAY, PostSource.SCRATCHPAD, PostSource.PRODUCT]
+        sources = [PostSource.ARRAY, PostSource.SCRATCHPAD]
+        if config.residual:
+            sources.append(PostSource.PRODUCT)
         if config.vector_taps:
             sources.append(PostSource.VECTOR)
         if self._flag(0.5):

@@ -208,12 +208,12 @@ class _Checker:
         config = self.config
         channels = config.columns if i.source == PostSource.ARRAY else config.rows
         pixels = i.count_0 * i.count_1
-        if channels < config.rows and i.byte_offset + channels > config.rows:
-            raise InvalidInstructionError(
-                ErrorCode.ADDRESS, f"writes {channels} bytes at byte {i.byte_offset} of a word "
-                f"of {config.rows}")
         mask = None
         if channels < config.rows:
+            if i.byte_offset % channels or i.byte_offset >= config.rows:
+                raise InvalidInstructionError(
+                    ErrorCode.ADDRESS, f"writes {channels} bytes at byte {i.byte_offset} of a word "
+                    f"of {config.rows}")
             mask = ((1 << channels) - 1) << i.byte_offset
         result = [Access("parameters", False,
                          self.linear("parameters", i.parameter, channels // config.lanes))]
@@ -320,8 +320,8 @@ def _check_units(config: Config, i: Instruction) -> None:
             missing = "vector unit"
         elif i.use_table and not config.table:
             missing = "table"
-        elif i.use_add and not config.residual:
-            missing = "residual add"
+        elif (i.use_add or i.source == PostSource.PRODUCT) and not config.residual:
+            missing = "residual unit"
     if missing:
         raise InvalidInstructionError(
             ErrorCode.DECODE, f"needs a {missing}, which the configuration does not have")
