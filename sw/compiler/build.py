@@ -15,7 +15,10 @@ from .finish import MainTensor
 from .ir import Lowered
 from .lower import lower
 from .pack import Image
+from .plan import Plan, Planned, plan_network
+from .segments import SegmentEmitter
 from .tiles import Tiler
+from .views import View
 
 __all__ = ["compile_graph"]
 
@@ -59,32 +62,52 @@ class _Build:
         self.lives: list[memory.Lifetime] = []
 
     def program(self) -> Program:
-        tensors = self._tensors()
+        boundary = set(self.lowered.outputs)
+        kept = {operation.output for operation in self.lowered.operations} if self.keep else set()
+        plan = plan_network(self.lowered, self.config, boundary | kept, self.keep)
+        tensors = self._tensors(plan)
         emitter = Emitter(self.config, self.tensor_bytes // self.config.rows)
         tiler = Tiler(self.config, emitter, self.image, self.lowered.features)
         blocked = Blocked(tiler, self.lowered, tensors)
-        for index, operation in enumerate(self.lowered.operations):
+        for index, planned in enumerate(plan.segments):
             emitter.layer = index
-            blocked.run(operation)
-        return self._assemble(emitter)
+            if planned.blocked:
+                blocked.run(planned.segment.operations[0])
+            else:
+                SegmentEmitter(tiler, self.lowered, tensors, planned.segment,
+                               self._views(planned), planned.stored).run()
+        return self._assemble(emitter, plan)
+
+    def _views(self, planned: Planned) -> dict[str, View]:
+        """Buffers of a segment's features."""
+        views = {}
+        for name, base in planned.bases.items():
+            extent = planned.segment.extents[name]
+            views[name] = View(
+                base=base, capacity=planned.capacities[name],
+                groups=self.lowered.features[name].buffer_groups(self.config),
+                width=extent.width, first_row=extent.top, first_column=extent.left)
+        return views
 
     # Tensors in main memory ---------------------------------------------------------------------
 
-    def _tensors(self) -> dict[str, MainTensor | Pixels]:
+    def _tensors(self, plan: Plan) -> dict[str, MainTensor | Pixels]:
         """Place every feature, and say where it lies relative to the tensors' base."""
-        operations = self.lowered.operations
-        last = len(operations)
+        last = len(plan.segments)
         boundary = set(self.lowered.inputs) | set(self.lowered.outputs)
         first_use = {name: -1 for name in self.lowered.inputs}
-        first_use |= {operation.output: index for index, operation in enumerate(operations)}
-        last_use = {name: index for index, operation in enumerate(operations)
-                    for name in operation.inputs}
+        last_use = {}
+        for index, planned in enumerate(plan.segments):
+            for operation in planned.segment.operations:
+                if operation.output in plan.spilled:
+                    first_use[operation.output] = index
+                last_use |= dict.fromkeys(operation.inputs, index)
         for name, first in first_use.items():
             whole = self.keep or name in boundary
             self.lives.append(memory.Lifetime(
                 name, self._descriptor(name, 0).nbytes, -1 if whole else first,
                 last if whole else last_use.get(name, first)))
-        self.addresses, self.tensor_bytes = memory.plan(self.lives)
+        self.addresses, self.tensor_bytes = memory.place_all(self.lives, memory.ALIGNMENT)
         features = self.lowered.features
         tensors: dict[str, MainTensor | Pixels] = {
             name: MainTensor(self.addresses[name], feature.groups(self.config), feature.height,
@@ -110,7 +133,7 @@ class _Build:
 
     # The image ----------------------------------------------------------------------------------
 
-    def _assemble(self, emitter: Emitter) -> Program:
+    def _assemble(self, emitter: Emitter, plan: Plan) -> Program:
         order = emitter.mark()
         lists = [len(emitter.lists[queue]) + 1 for queue in Queue]
         starts, address = [], self.image.size
@@ -131,14 +154,14 @@ class _Build:
             inputs=tuple(self._descriptor(name, base) for name in self.lowered.inputs),
             outputs=tuple(self._descriptor(self.lowered.aliases[name], base, name)
                           for name in self.graph.outputs),
-            layers=tuple(self._layer(index, base) for index in order),
+            layers=tuple(self._layer(plan.segments[index], base) for index in order),
             tail=tuple(asdict(operation) for operation in self.graph.tail),
             regions=(Region(name="descriptor and constants", memory="main", address=0,
                             nbytes=self.image.size),
                      Region(name="instructions", memory="main", address=self.image.size,
                             nbytes=len(code)),
                      *(Region(name=life.name, memory="main",
-                              address=base + self.addresses[life.name], nbytes=life.nbytes,
+                              address=base + self.addresses[life.name], nbytes=life.size,
                               first_layer=max(life.first, 0),
                               last_layer=max(min(life.last, len(order) - 1), 0))
                        for life in self.lives)),
@@ -147,10 +170,13 @@ class _Build:
                                        for queue, count in zip(Queue, lists, strict=True)},
                       "results": list(self.graph.results)})
 
-    def _layer(self, index: int, base: int) -> LayerInfo:
-        operation = self.lowered.operations[index]
+    def _layer(self, planned: Planned, base: int) -> LayerInfo:
+        """A segment as one line of the reports: its operations run into each other."""
+        operations = planned.segment.operations
+        last = operations[-1].output
         output = None
-        if self.keep or operation.output in self.lowered.outputs:
-            output = self._descriptor(operation.output, base)
-        return LayerInfo(name="+".join(operation.names), op=operation.op, macs=operation.macs,
-                         output=output)
+        if self.keep or last in self.lowered.outputs:
+            output = self._descriptor(last, base)
+        return LayerInfo(name=" > ".join("+".join(operation.names) for operation in operations),
+                         op=" > ".join(operation.op for operation in operations),
+                         macs=sum(operation.macs for operation in operations), output=output)

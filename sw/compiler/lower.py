@@ -182,8 +182,9 @@ class _Lowering:
             multiplier_a=multipliers[first], multiplier_b=multipliers[second], shift=node.shift,
             zero=node.zero, low=node.low, high=node.high)
         producer = self.operations.get(names[first])
-        if (producer is not None and self._only_use(node.inputs[first])
-                and names[0] != names[1] and producer.finish.residual is None):
+        if (self._only_use(node.inputs[first]) and names[0] != names[1]
+                and isinstance(producer, Matrix | Window) and producer.finish.residual is None
+                and not (isinstance(producer, Window) and producer.total)):
             self._fuse(producer, replace(producer.finish, residual=residual), node)
             return
         source = Source(feature=names[first])
