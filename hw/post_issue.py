@@ -1,0 +1,284 @@
+"""The post-processor's front: checks instructions, walks their items, requests what they read."""
+
+from amaranth import Module, Mux, Signal
+from amaranth.lib import data, stream, wiring
+from amaranth.lib.wiring import In, Out
+
+from .config import Config
+from .isa import ErrorCode, Post, PostSource
+from .loops import LoopNest
+from .ports import EngineSignature, instruction_layout
+
+__all__ = ["OPERANDS", "PostIssue", "item_layout", "slots"]
+
+OPERANDS = 8
+"""Words of operand b read ahead; more than the cycles from a request to its use."""
+
+
+def slots(config: Config) -> int:
+    """Instructions in flight. A single lane spends many cycles on each and needs few."""
+    return 8 if config.lanes > 1 else 2
+
+
+def item_layout(config: Config) -> data.StructLayout:
+    """What is known of an item (`lanes` channels of a pixel) when it is issued.
+
+    `source`; `chunk`: which of the pixel's items; `position`: which `lanes` bytes of the scratchpad
+    words; `address`: word to write; `parameter`: word of records; `use_b`, `pop_b`: it uses operand
+    b, and is the last to use that word; `last`: it is the instruction's last.
+    """
+    return data.StructLayout({
+        "source": PostSource,
+        "chunk": range(max(config.rows, config.columns) // config.lanes),
+        "position": range(config.rows // config.lanes),
+        "address": range(config.scratchpad_words),
+        "parameter": range(config.parameter_words),
+        "use_b": 1, "pop_b": 1, "last": 1,
+    })
+
+
+class PostIssue(wiring.Component):
+    """Issues one item a cycle, in order, when its reads are accepted and there is `room`.
+
+    Members
+    -------
+    engine : In
+        As of `PostProcessor`, which documents the checks.
+    array, vector, operand_a, operand_b : Out
+        Streams of read requests.
+    room : In
+        Another item may be issued. It stays set until one is.
+    popped : In
+        A word of operand b has left its buffer.
+    retired : In
+        The oldest instruction's last write was accepted.
+    begin : Out
+        The instruction on `engine` begins.
+    issued, item : Out
+        An item is issued in this cycle.
+    """
+
+    def __init__(self, config: Config):
+        self._config = config
+        words = stream.Signature(range(config.scratchpad_words))
+        members = {
+            "engine": In(EngineSignature(instruction_layout(Post))),
+            "array": Out(stream.Signature(range(2 * config.accumulator_words))),
+            "operand_a": Out(words),
+            "room": In(1),
+            "popped": In(1),
+            "retired": In(1),
+            "begin": Out(1),
+            "issued": Out(1),
+            "item": Out(item_layout(config)),
+        }
+        if config.vector_taps:
+            members["vector"] = Out(stream.Signature(
+                range(2 * config.vector_accumulator_words)))
+        if config.residual:
+            members["operand_b"] = Out(words)
+        super().__init__(members)
+
+    def elaborate(self, platform):
+        m = Module()
+        i = self.engine.instruction.p
+        self._wide = max(self._config.columns // self._config.rows, 1)
+
+        # Instructions: checked, then begun when the walk of the one before ends.
+        wrong = self._check(m, i)
+        error = Signal(ErrorCode)
+        in_flight = Signal(range(slots(self._config) + 1))
+        free = Signal()
+        started = self.engine.instruction.valid & (wrong == ErrorCode.NONE)
+        m.d.comb += [
+            free.eq((in_flight != slots(self._config)) & (error == ErrorCode.NONE)),
+            self.engine.instruction.ready.eq(Mux(
+                wrong == ErrorCode.NONE, self.begin,
+                (in_flight == 0) & (error == ErrorCode.NONE))),
+            self.engine.retire.eq(self.retired),
+            self.engine.error.eq(error),
+        ]
+        m.d.sync += in_flight.eq(in_flight + self.begin - self.retired)
+
+        m.submodules.nest = nest = self._nest()
+        m.d.comb += self._load_nest(nest, i, i.destination, i.destination_step_0,
+                                    i.destination_step_1)
+        m.d.comb += nest.i.valid.eq(self.begin)
+        b_ready, b_there, b_wrong = self._read_ahead(m, i, started & free)
+        m.d.comb += self.begin.eq(started & free & nest.i.ready & b_ready)
+
+        item_wrong = self._walk(m, i, nest, b_there)
+        starved = self.item.use_b & ~b_there & b_wrong
+        with m.If(error == ErrorCode.NONE):
+            with m.If(self.engine.instruction.valid & self.engine.instruction.ready):
+                m.d.sync += error.eq(wrong)
+            with m.If(nest.o.valid & (item_wrong | starved) & (in_flight == 1)):
+                m.d.sync += error.eq(ErrorCode.ADDRESS)
+        m.d.comb += [
+            self.engine.active.eq(self.issued),
+            self.engine.stall.eq(nest.o.valid & ~self.issued),
+        ]
+        return m
+
+    def _check(self, m, i):
+        """What is wrong with instruction `i`, as an `ErrorCode`."""
+        config = self._config
+        wrong = Signal(ErrorCode)
+        absent = 0
+        if not config.vector_taps:
+            absent |= i.source == PostSource.VECTOR
+        if not config.residual:
+            absent |= (i.source == PostSource.PRODUCT) | i.use_add
+        if not config.table:
+            absent |= i.use_table
+        misplaced = 0
+        if config.columns < config.rows:
+            inside = config.rows - config.columns  # its bits are those of a proper offset
+            misplaced = (i.source == PostSource.ARRAY) & (i.byte_offset & ~inside).any()
+        with m.If(absent):
+            m.d.comb += wrong.eq(ErrorCode.DECODE)
+        with m.Elif((i.count_0 == 0) | (i.count_1 == 0)):
+            m.d.comb += wrong.eq(ErrorCode.LENGTH)
+        with m.Elif(misplaced):
+            m.d.comb += wrong.eq(ErrorCode.ADDRESS)
+        return wrong
+
+    def _nest(self):
+        return LoopNest(3 if self._wide > 1 else 2)
+
+    def _load_nest(self, nest, i, address, step_0, step_1):
+        """Statements that put a walk over pixels, and over a wide pixel's words, on `nest.i`."""
+        counts, steps = [i.count_0, i.count_1], [step_0, step_1]
+        if self._wide > 1:
+            from_array = i.source == PostSource.ARRAY
+            back = Mux(from_array, i.word_step * (self._wide - 1), 0)
+            counts = [Mux(from_array, self._wide, 1), *counts]
+            steps = [i.word_step, *((step - back) for step in steps)]
+        return [
+            nest.i.p.address.eq(address),
+            *(field.eq(count) for field, count in zip(nest.i.p.counts, counts, strict=True)),
+            *(field.eq(step) for field, step in zip(nest.i.p.steps, steps, strict=True)),
+        ]
+
+    def _outside(self, address, words):
+        """Whether an address leaves a memory of a power of two of words."""
+        return (address >> (words - 1).bit_length()).any()
+
+    def _read_ahead(self, m, i, started):
+        """Walk operand b, ahead of the items and across instructions.
+
+        Returns whether the instruction may begin as far as b is concerned, whether a word of b is
+        there for the next item, and whether the walk has met an address that does not exist.
+        """
+        if not self._config.residual:
+            return 1, 1, 0
+        m.submodules.nest_b = nest = self._nest()
+        wanted = i.use_add | (i.source == PostSource.PRODUCT)
+        taken = Signal()      # the instruction on `engine` has its b walk already
+        buffered = Signal(range(OPERANDS + 1))  # requested and not popped
+        there = Signal(range(OPERANDS + 1))     # requested and not issued with an item
+        outside = self._outside(nest.o.p.address, self._config.scratchpad_words)
+        accepted = self.operand_b.valid & self.operand_b.ready
+        m.d.comb += self._load_nest(nest, i, i.operand_b, i.operand_b_step_0, i.operand_b_step_1)
+        m.d.comb += [
+            nest.i.valid.eq(started & wanted & ~taken),
+            self.operand_b.p.eq(nest.o.p.address),
+            self.operand_b.valid.eq(nest.o.valid & ~outside & (buffered != OPERANDS)),
+            nest.o.ready.eq(accepted),
+        ]
+        m.d.sync += [
+            buffered.eq(buffered + accepted - self.popped),
+            there.eq(there + accepted - (self.issued & self.item.pop_b)),
+        ]
+        with m.If(self.begin):
+            m.d.sync += taken.eq(0)
+        with m.Elif(nest.i.valid & nest.i.ready):
+            m.d.sync += taken.eq(1)
+        return ~wanted | taken | nest.i.ready, there != 0, nest.o.valid & outside
+
+    def _walk(self, m, i, nest, b_there):
+        """Items of the instruction begun last. Returns whether the current one cannot be done."""
+        config = self._config
+        item, o = self.item, nest.o.p
+        source = Signal(PostSource)
+        use_b = Signal()
+        accumulator = Signal(16)
+        parameter = Signal(13)
+        first_parameter = Signal(12)
+        operand = Signal(20)
+        operand_steps = [Signal(20, name=f"operand_step_{k}") for k in range(2)]
+        first_position = Signal(item.position.shape())
+        groups = config.rows // config.lanes
+        groups_array = min(config.columns, config.rows) // config.lanes
+        group = Signal(range(groups))
+        chunk = Signal(item.chunk.shape())
+
+        from_array = source == PostSource.ARRAY
+        word_end = group == Mux(from_array, groups_array - 1, groups - 1)
+        pixel_end = word_end & (o.final[0] if self._wide > 1 else 1)
+        m.d.comb += [
+            item.source.eq(source),
+            item.chunk.eq(chunk),
+            item.position.eq(first_position + group),
+            item.address.eq(o.address),
+            item.parameter.eq(parameter),
+            item.use_b.eq(use_b),
+            item.pop_b.eq(use_b & word_end),
+            item.last.eq(word_end & o.last[-1]),
+        ]
+
+        wrong = Signal()
+        accumulator_outside = self._outside(accumulator, 2 * config.accumulator_words)
+        operand_outside = self._outside(operand, config.scratchpad_words)
+        m.d.comb += wrong.eq(self._outside(o.address, config.scratchpad_words)
+                             | self._outside(parameter, config.parameter_words)
+                             | Mux(from_array, accumulator_outside, operand_outside))
+        requests = [(self.array, PostSource.ARRAY, accumulator),
+                    (self.operand_a, PostSource.SCRATCHPAD, operand)]
+        if config.vector_taps:
+            requests.append((self.vector, PostSource.VECTOR, accumulator))
+            with m.If(source == PostSource.VECTOR):
+                m.d.comb += wrong.eq(
+                    self._outside(o.address, config.scratchpad_words)
+                    | self._outside(parameter, config.parameter_words)
+                    | self._outside(accumulator, 2 * config.vector_accumulator_words))
+        for request, kind, address in requests:
+            selected = source == kind
+            if kind == PostSource.SCRATCHPAD and config.residual:
+                selected |= source == PostSource.PRODUCT
+            m.d.comb += [
+                request.p.eq(address),
+                request.valid.eq(selected & nest.o.valid & ~wrong & self.room
+                                 & (~use_b | b_there)),
+            ]
+            with m.If(request.valid & request.ready):
+                m.d.comb += self.issued.eq(1)
+
+        m.d.comb += nest.o.ready.eq(self.issued & word_end)
+        with m.If(self.issued):
+            m.d.sync += [
+                group.eq(Mux(word_end, 0, group + 1)),
+                chunk.eq(Mux(pixel_end, 0, chunk + 1)),
+                parameter.eq(Mux(pixel_end, first_parameter, parameter + 1)),
+            ]
+            with m.If(pixel_end):
+                m.d.sync += [
+                    accumulator.eq(accumulator + 1),
+                    operand.eq(operand + Mux(o.final[-2], operand_steps[1], operand_steps[0])),
+                ]
+        with m.If(self.begin):
+            m.d.sync += [
+                source.eq(i.source),
+                accumulator.eq(i.accumulator),
+                parameter.eq(i.parameter),
+                first_parameter.eq(i.parameter),
+                operand.eq(i.operand_a),
+                operand_steps[0].eq(i.operand_a_step_0),
+                operand_steps[1].eq(i.operand_a_step_1),
+                use_b.eq((i.use_add | (i.source == PostSource.PRODUCT)) if config.residual else 0),
+                first_position.eq(0),
+            ]
+            if config.columns < config.rows:
+                with m.If(i.source == PostSource.ARRAY):
+                    m.d.sync += first_position.eq(i.byte_offset // config.lanes)
+        return wrong
