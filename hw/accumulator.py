@@ -73,11 +73,13 @@ class AccumulatorMemory(wiring.Component):
     -------
     i : In
         One accumulation: in a cycle with `valid` the `address`, `overwrite` (the word's contents do
-        not count), `maximum` (keep the larger value; only if the parameter says so) and `last`;
+        not count) and `maximum` (keep the larger value; only if the parameter says so);
         `VALUE_DELAY` cycles later its `values`. The address of one must differ from those of the
-        `VALUE_DELAY` cycles before it (`HazardGuard`).
+        `VALUE_DELAY` cycles before it (`HazardGuard`). `last` asks for `done`, in a cycle with or
+        without `valid`.
     done : Out(1)
-        The accumulation marked `last` has been written: reads accepted from now on see it.
+        All accumulations up to a cycle with `last` have been written: reads accepted from now on
+        see them.
     read : In(AccumulatorReadSignature)
         The other engine's reads.
     """
@@ -121,7 +123,7 @@ class AccumulatorMemory(wiring.Component):
             following = {}
             for name, signal in stage.items():
                 following[name] = Signal.like(signal, name=f"{name}_{number}",
-                                              reset_less=name != "valid")
+                                              reset_less=name not in ("valid", "last"))
                 m.d.sync += following[name].eq(signal)
             stage = following
             stages.append(stage)
@@ -172,5 +174,5 @@ class AccumulatorMemory(wiring.Component):
                 write_port.data.eq(result),
                 write_port.en.eq(summed["valid"] & (summed["address"][-1] == half)),
             ]
-        m.d.sync += self.done.eq(summed["valid"] & summed["last"])
+        m.d.sync += self.done.eq(summed["last"])
         return m

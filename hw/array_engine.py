@@ -17,6 +17,7 @@ from amaranth.lib.wiring import In, Out
 from .accumulator import VALUE_DELAY, AccumulatorMemory, HazardGuard
 from .array import TAG_LEAD, SystolicArray
 from .config import Config
+from .intake import Intake
 from .isa import Array, ErrorCode, LoadTarget
 from .loops import LoopNest
 from .ports import (
@@ -89,33 +90,18 @@ class ArrayEngine(wiring.Component):
         wiring.connect(m, accumulator.read, wiring.flipped(self.accumulators))
 
         # Intake -------------------------------------------------------------------------------
-        instruction = self.engine.instruction
-        held = Signal.like(instruction.p, reset_less=True)
-        issue_waits = Signal()      # the issue side has not taken the held instruction yet
-        loader_waits = Signal()     # nor has the loader
-        wrong_length = Signal()
-        issue_takes = Signal()
-        loader_takes = Signal()
+        m.submodules.intake = intake = Intake(instruction_layout(Array))
+        wiring.connect(m, intake.i, wiring.flipped(self.engine.instruction))
+        held = intake.held
         m.d.comb += [
-            instruction.ready.eq((~issue_waits | issue_takes) & (~loader_waits | loader_takes)),
-            nest.i.valid.eq(issue_waits & ~wrong_length),
+            intake.wrong.eq(Cat(intake.i.p[f"count_{k}"] == 0 for k in range(_LEVELS)).any()),
+            intake.uses_weights.eq(1),
+            nest.i.valid.eq(intake.issue.valid),
+            intake.issue.ready.eq(nest.i.ready),
             nest.i.p.address.eq(held.activation),
-            issue_takes.eq(nest.i.valid & nest.i.ready),
             *(nest.i.p.counts[k].eq(held[f"count_{k}"]) for k in range(_LEVELS)),
             *(nest.i.p.steps[k].eq(held[f"step_{k}"]) for k in range(_LEVELS)),
         ]
-        with m.If(issue_takes):
-            m.d.sync += issue_waits.eq(0)
-        with m.If(loader_takes):
-            m.d.sync += loader_waits.eq(0)
-        with m.If(instruction.valid & instruction.ready):
-            zero = Cat(instruction.p[f"count_{k}"] == 0 for k in range(_LEVELS)).any()
-            m.d.sync += [
-                held.eq(instruction.p),
-                issue_waits.eq(1),
-                loader_waits.eq(~zero),
-                wrong_length.eq(zero),
-            ]
 
         # Loader: weight tiles into the shadow weights -------------------------------------------
         tile_ready = Signal()       # the tile of the next pass can be relied on
@@ -124,8 +110,7 @@ class ArrayEngine(wiring.Component):
         more_tiles = Signal()       # the instruction whose tile was taken last needs another one
         final_pass = Signal()
         self._elaborate_loader(
-            m, array, held.weight, takes=loader_takes, waits=loader_waits, more=more_tiles,
-            ready=tile_ready, wrong=tile_wrong)
+            m, array, intake, more=more_tiles, ready=tile_ready, wrong=tile_wrong)
         with m.If(tile_taken):
             m.d.sync += [tile_ready.eq(0), more_tiles.eq(~final_pass)]
 
@@ -156,7 +141,7 @@ class ArrayEngine(wiring.Component):
             m.d.sync += word.eq(Mux(last, base, word + 1))
             with m.If(last):
                 m.d.sync += overwrite.eq(0)
-        with m.If(issue_takes):
+        with m.If(nest.i.valid & nest.i.ready):
             m.d.sync += [
                 base.eq(held.accumulator),
                 word.eq(held.accumulator),
@@ -185,7 +170,7 @@ class ArrayEngine(wiring.Component):
             accumulator.i.valid.eq(array.o.valid),
             accumulator.i.address.eq(array.o.tag.address),
             accumulator.i.overwrite.eq(array.o.tag.overwrite),
-            accumulator.i.last.eq(array.o.tag.last),
+            accumulator.i.last.eq(array.o.valid & array.o.tag.last),
             accumulator.i.values.eq(array.o.sums),
         ]
 
@@ -201,11 +186,11 @@ class ArrayEngine(wiring.Component):
         with m.If(in_flight == 0):
             with m.If(nest.o.valid), m.If(wrong_address):
                 m.d.comb += self.engine.error.eq(ErrorCode.ADDRESS)
-            with m.Elif(issue_waits & wrong_length):
+            with m.Elif(intake.is_wrong):
                 m.d.comb += self.engine.error.eq(ErrorCode.LENGTH)
         return m
 
-    def _elaborate_loader(self, m, array, first_tile, *, takes, waits, more, ready, wrong):
+    def _elaborate_loader(self, m, array, intake, *, more, ready, wrong):
         """Weight memory, and the reading of tiles out of it, a row a cycle.
 
         A tile read begins in the cycle after `start`; two cycles later its first row is written
@@ -237,9 +222,9 @@ class ArrayEngine(wiring.Component):
         address = Signal(range(config.weight_words), reset_less=True)
         m.d.comb += [
             last_row.eq(row == config.rows - 1),
-            start.eq((more | waits) & ~ready & ~coming & (~reading | last_row)),
-            takes.eq(start & ~more),
-            tile.eq(Mux(more, next_tile, first_tile)),
+            start.eq((more | intake.loader.valid) & ~ready & ~coming & (~reading | last_row)),
+            intake.loader.ready.eq(start & ~more),
+            tile.eq(Mux(more, next_tile, intake.held.weight)),
         ]
         m.d.sync += coming.eq(start)
         with m.If(coming):

@@ -47,7 +47,7 @@ class Accumulator(Agent):
                  and address not in list(self.recent)[1:])
         overwrite = not self.known[address] or random.random() < 0.2
         maximum = self.maximum and random.random() < 0.5
-        last = random.random() < 0.3
+        last = self.running and random.random() < 0.3
         dut.i__valid.value = int(issue)
         dut.i__address.value = address
         dut.i__overwrite.value = int(overwrite)
@@ -55,7 +55,7 @@ class Accumulator(Agent):
         if self.maximum:
             dut.i__maximum.value = int(maximum)
         self.recent.append(address if issue else None)
-        self.lasts.append(issue and last)
+        self.lasts.append(last)
         self.uses = address // self.words if issue and not overwrite else None
         if issue:
             self.accumulated += 1
@@ -99,6 +99,7 @@ class Accumulator(Agent):
 async def words_accumulate_in_place(dut, issue_chance, few):
     bench = Bench(dut)
     agent = Accumulator(bench)
+    await bench.ticks()
     await bench.reset()
     agent.running = True
     agent.issue_chance, agent.read_chance = issue_chance, 0.7
@@ -116,6 +117,7 @@ async def words_accumulate_in_place(dut, issue_chance, few):
 async def written_words_can_be_read_when_done_says_so(dut):
     bench = Bench(dut)
     lanes, bits = bench.parameters["lanes"], bench.parameters["bits"]
+    await bench.ticks()
     await bench.reset()
     dut.i__valid.value = 0
     dut.read__request__valid.value = 0
