@@ -4,11 +4,24 @@ from amaranth import Cat, Module, Mux, Signal
 from amaranth.lib import data, stream, wiring
 from amaranth.lib.wiring import In, Out
 
-__all__ = ["Packer"]
+__all__ = ["Packer", "piece_layout", "word_layout"]
 
 
 def _log2(value: int) -> int:
     return value.bit_length() - 1
+
+
+def piece_layout(input_bytes: int, output_bytes: int) -> data.StructLayout:
+    """Payload of a packer's input."""
+    return data.StructLayout({
+        "data": 8 * input_bytes, "offset": range(input_bytes), "count": range(input_bytes + 1),
+        "start": range(output_bytes), "last": 1})
+
+
+def word_layout(output_bytes: int) -> data.StructLayout:
+    """Payload of a packer's output."""
+    return data.StructLayout({
+        "data": 8 * output_bytes, "count": range(output_bytes + 1), "last": 1})
 
 
 class Packer(wiring.Component):
@@ -46,11 +59,8 @@ class Packer(wiring.Component):
         self.input_bytes = input_bytes
         self.output_bytes = output_bytes
         super().__init__({
-            "i": In(stream.Signature(data.StructLayout({
-                "data": 8 * input_bytes, "offset": range(input_bytes),
-                "count": range(input_bytes + 1), "start": range(output_bytes), "last": 1}))),
-            "o": Out(stream.Signature(data.StructLayout({
-                "data": 8 * output_bytes, "count": range(output_bytes + 1), "last": 1}))),
+            "i": In(stream.Signature(piece_layout(input_bytes, output_bytes))),
+            "o": Out(stream.Signature(word_layout(output_bytes))),
         })
 
     def elaborate(self, platform):

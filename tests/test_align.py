@@ -3,6 +3,7 @@
 import gc
 
 import pytest
+
 from systolith.hw.align import Packer
 from systolith.sim.bench import run_bench
 

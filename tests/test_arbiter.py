@@ -3,6 +3,7 @@
 import gc
 
 import pytest
+
 from systolith.hw.arbiter import MemoryArbiter
 from systolith.hw.config import PRESETS
 from systolith.sim.bench import run_bench

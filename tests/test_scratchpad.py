@@ -1,6 +1,7 @@
 """The scratchpad's banks, masks, priorities and latency."""
 
 import pytest
+
 from systolith.hw.config import PRESETS
 from systolith.hw.scratchpad import Scratchpad
 from systolith.sim.bench import run_bench

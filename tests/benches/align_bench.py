@@ -1,17 +1,9 @@
 """Packer: random rows, cut into random pieces, against byte strings."""
 
 import cocotb
-from amaranth.lib import data
+
+from systolith.hw.align import piece_layout, word_layout
 from systolith.sim.agents import Bench
-
-
-def piece_layout(inputs, outputs):
-    return data.StructLayout({"data": 8 * inputs, "offset": range(inputs),
-                              "count": range(inputs + 1), "start": range(outputs), "last": 1})
-
-
-def word_layout(outputs):
-    return data.StructLayout({"data": 8 * outputs, "count": range(outputs + 1), "last": 1})
 
 
 def rows_and_pieces(bench, inputs, outputs, count):

@@ -2,6 +2,7 @@
 
 import cocotb
 from amaranth.lib import data
+
 from systolith.sim.agents import Agent, Bench, MemoryModel
 
 REQUEST = data.StructLayout({"address": 32, "beats": range(65)})

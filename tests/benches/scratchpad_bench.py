@@ -2,6 +2,7 @@
 
 import cocotb
 from amaranth.lib import data
+
 from systolith.hw.ports import SCRATCHPAD_LATENCY
 from systolith.hw.scratchpad import READ_CLIENTS, WRITE_CLIENTS
 from systolith.sim.agents import Agent, Bench

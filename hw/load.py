@@ -1,0 +1,238 @@
+"""The load mover: main memory to the on-chip memories, and constant fills of the scratchpad."""
+
+from amaranth import Module, Mux, Signal
+from amaranth.lib import data, fifo, stream, wiring
+from amaranth.lib.wiring import In, Out
+
+from .align import Packer, word_layout
+from .arbiter import outstanding_requests
+from .config import Config
+from .isa import LoadTarget
+from .load_request import LOAD_LAYOUT, ROW_LAYOUT, LoadRequester, chunk_layout
+from .ports import (
+    EngineSignature,
+    MemoryReadSignature,
+    load_write_signature,
+    scratchpad_write_signature,
+)
+
+__all__ = ["LOAD_LAYOUT", "LoadMover"]
+
+
+class LoadMover(wiring.Component):
+    """Executes LOAD and FILL (`systolith.hw.isa`).
+
+    Requests run ahead of the data, across rows and instructions, as far as `LOAD_WINDOW_BEATS` and
+    `outstanding_requests` allow. Data moves at a beat or a word a cycle, whichever is less; each
+    chunk reads the beats that it touches, and a fill writes a word a cycle. Words that are wider
+    than `rows` bytes are written in parts of `rows` bytes, narrower ones cost a cycle each.
+
+    Every address is checked before the chunk it belongs to is asked for. Errors: DECODE for a
+    target that does not exist, LENGTH for a count of zero, ADDRESS for bytes outside of main memory
+    or words outside of the target.
+
+    Members
+    -------
+    engine : In(EngineSignature(LOAD_LAYOUT))
+        Instructions. `active`: a beat was taken or a word of a fill written.
+    read : Out(MemoryReadSignature)
+    write : Out(scratchpad_write_signature)
+        Words for the scratchpad.
+    load : Out(load_write_signature)
+        Parts of words for the other targets.
+    """
+
+    def __init__(self, config: Config):
+        self._config = config
+        super().__init__({
+            "engine": In(EngineSignature(LOAD_LAYOUT)),
+            "read": Out(MemoryReadSignature(config)),
+            "write": Out(scratchpad_write_signature(config)),
+            "load": Out(load_write_signature(config)),
+        })
+
+    def elaborate(self, platform):
+        m = Module()
+        config = self._config
+        depth = outstanding_requests(config)
+        m.submodules.requester = requester = LoadRequester(config)
+        m.submodules.pieces = pieces = _Pieces(config)
+        m.submodules.packer = packer = Packer(config.memory_bytes_per_beat, config.rows)
+        m.submodules.writer = writer = _Writer(config)
+        m.submodules.chunk_queue = chunks = fifo.SyncFIFOBuffered(
+            width=chunk_layout(config).size, depth=depth)
+        m.submodules.row_queue = rows = fifo.SyncFIFOBuffered(width=ROW_LAYOUT.size, depth=depth)
+        for queue, source, sink in ((chunks, requester.chunks, pieces.i),
+                                    (rows, requester.rows, writer.rows)):
+            m.d.comb += [
+                queue.w_data.eq(source.payload), queue.w_en.eq(source.valid),
+                source.ready.eq(queue.w_rdy),
+                sink.payload.eq(queue.r_data), sink.valid.eq(queue.r_rdy),
+                queue.r_en.eq(sink.ready & sink.valid),
+            ]
+        beat = Signal()
+        m.d.comb += [
+            beat.eq(self.read.data.valid & self.read.data.ready),
+            requester.beat.eq(beat),
+            packer.i.payload.data.eq(self.read.data.payload),
+            packer.i.payload.offset.eq(pieces.o.payload.offset),
+            packer.i.payload.count.eq(pieces.o.payload.count),
+            packer.i.payload.last.eq(pieces.o.payload.last),
+            packer.i.valid.eq(pieces.o.valid & self.read.data.valid),
+            pieces.o.ready.eq(self.read.data.valid & packer.i.ready),
+            self.read.data.ready.eq(pieces.o.valid & packer.i.ready),
+        ]
+        wiring.connect(m, wiring.flipped(self.engine.instruction), requester.instruction)
+        wiring.connect(m, requester.request, wiring.flipped(self.read.request))
+        wiring.connect(m, packer.o, writer.words)
+        wiring.connect(m, writer.write, wiring.flipped(self.write))
+        wiring.connect(m, writer.load, wiring.flipped(self.load))
+
+        in_flight = Signal(8)  # instructions that passed all checks and have not retired
+        m.d.sync += self.engine.retire.eq(writer.retire)
+        m.d.sync += in_flight.eq(in_flight + requester.passed - self.engine.retire)
+        with m.If(in_flight == 0):
+            m.d.comb += self.engine.error.eq(requester.error)
+        m.d.comb += [
+            self.engine.active.eq(beat | writer.filled),
+            self.engine.stall.eq(~self.engine.active & (requester.busy | (in_flight != 0))),
+        ]
+        return m
+
+
+class _Pieces(wiring.Component):
+    """Cuts chunks into beats: which bytes of the next beat belong to the row."""
+
+    def __init__(self, config: Config):
+        self._beat = config.memory_bytes_per_beat
+        super().__init__({
+            "i": In(stream.Signature(chunk_layout(config))),
+            "o": Out(stream.Signature(data.StructLayout({
+                "offset": range(self._beat), "count": range(self._beat + 1), "last": 1}))),
+        })
+
+    def elaborate(self, platform):
+        m = Module()
+        chunk, piece = self.i.payload, self.o.payload
+        begun = Signal()
+        remaining = Signal.like(chunk.length)
+        offset = Signal.like(chunk.offset)
+        left = Signal.like(chunk.length)
+        room = Signal(range(self._beat + 1))
+        done, advance = Signal(), Signal()
+        m.d.comb += [
+            offset.eq(Mux(begun, 0, chunk.offset)),
+            left.eq(Mux(begun, remaining, chunk.length)),
+            room.eq(self._beat - offset),
+            done.eq(left <= room),
+            advance.eq(self.i.valid & (~self.o.valid | self.o.ready)),
+            self.i.ready.eq(advance & done),
+        ]
+        with m.If(advance):
+            m.d.sync += [
+                self.o.valid.eq(1), piece.offset.eq(offset),
+                piece.count.eq(Mux(done, left, room)), piece.last.eq(done & chunk.last),
+                begun.eq(~done), remaining.eq(left - room),
+            ]
+        with m.Elif(self.o.ready):
+            m.d.sync += self.o.valid.eq(0)
+        return m
+
+
+class _Writer(wiring.Component):
+    """Writes packed words, or a fill's words, to where the rows say.
+
+    Members: `rows`; `words`, from the packer; `write` to the scratchpad and `load` to the other
+    memories; `filled`, a pulse a word of a fill; `retire`, a pulse an instruction, in the cycle in
+    which its last word is accepted.
+    """
+
+    def __init__(self, config: Config):
+        self._config = config
+        super().__init__({
+            "rows": In(stream.Signature(ROW_LAYOUT)),
+            "words": In(stream.Signature(word_layout(config.rows))),
+            "write": Out(scratchpad_write_signature(config)),
+            "load": Out(load_write_signature(config)),
+            "filled": Out(1),
+            "retire": Out(1),
+        })
+
+    def elaborate(self, platform):
+        m = Module()
+        config = self._config
+        rows, word_bytes = config.rows, config.weight_word_bytes
+        row, word = self.rows.payload, self.words.payload
+        parts = {LoadTarget.PARAMETER: config.parameter_word_bytes // rows,
+                 LoadTarget.WEIGHT: max(1, word_bytes // rows)}
+        cuts = max(1, rows // word_bytes)  # weight words in one of the packer's words
+
+        begun = Signal()
+        next_address = Signal(20)
+        next_part = Signal(range(max(parts.values()) + 1))
+        padding = Signal()  # the row's bytes are written; the rest of its last word is not
+        cut = Signal(range(cuts + 1))
+        words_left = Signal.like(row.words)
+
+        address = Signal(20)
+        m.d.comb += address.eq(Mux(begun, next_address, row.address))
+        constant = row.is_fill | padding
+        packed = Signal(8 * rows)
+        for lane in range(rows):
+            byte = slice(8 * lane, 8 * lane + 8)
+            m.d.comb += packed[byte].eq(
+                Mux(constant | (lane >= word.count), row.value, word.data[byte]))
+
+        valid, accepted = Signal(), Signal()
+        to_scratchpad = row.target == LoadTarget.SCRATCHPAD
+        m.d.comb += [
+            valid.eq(self.rows.valid & (constant | self.words.valid)),
+            self.write.valid.eq(valid & to_scratchpad),
+            self.load.valid.eq(valid & ~to_scratchpad),
+            accepted.eq(valid & Mux(to_scratchpad, self.write.ready, self.load.ready)),
+            self.write.payload.address.eq(address),
+            self.write.payload.data.eq(packed),
+            self.write.payload.mask.eq(~0),
+            self.load.payload.target.eq(row.target),
+            self.load.payload.address.eq(address),
+            self.load.payload.part.eq(next_part),
+            self.load.payload.data.eq(packed),
+        ]
+        word_end = Signal()  # this transfer completes a word of the target
+        m.d.comb += word_end.eq(1)
+        with m.Switch(row.target):
+            for target, count in parts.items():
+                if count > 1:
+                    with m.Case(target):
+                        m.d.comb += word_end.eq(next_part == count - 1)
+        taken = Signal()  # nothing of the packer's word is left
+        m.d.comb += taken.eq(1)
+        if cuts > 1:
+            with m.If(row.target == LoadTarget.WEIGHT):
+                m.d.comb += [
+                    taken.eq((cut == cuts - 1)
+                             | (word.last & ((cut + 1) * word_bytes >= word.count))),
+                    self.load.payload.data.eq(packed.word_select(cut, 8 * word_bytes)),
+                ]
+
+        row_end = Signal()
+        with m.If(row.is_fill):
+            m.d.comb += row_end.eq(Mux(begun, words_left, row.words) == 1)
+        with m.Else():
+            m.d.comb += row_end.eq((padding | (word.last & taken)) & word_end)
+        m.d.comb += [
+            self.words.ready.eq(accepted & ~constant & taken),
+            self.rows.ready.eq(accepted & row_end),
+            self.filled.eq(accepted & row.is_fill),
+            self.retire.eq(accepted & row_end & row.final),
+        ]
+        with m.If(accepted):
+            m.d.sync += [
+                begun.eq(~row_end),
+                next_address.eq(address + word_end),
+                next_part.eq(Mux(word_end, 0, next_part + 1)),
+                words_left.eq(Mux(begun, words_left, row.words) - 1),
+                padding.eq(~row.is_fill & (padding | (word.last & taken)) & ~word_end),
+                cut.eq(Mux(taken, 0, cut + 1)),
+            ]
+        return m
