@@ -242,7 +242,7 @@ class Program:
             values, parts = container.read(memoryview(data))
             return cls._from_dict(values, parts)
         except (container.Malformed, ConfigError, ProgramError) as error:
-            raise ProgramError(f"cannot use {where}: {error}") from None
+            raise ProgramError(f"cannot use {where}: {_printable(error)}") from None
 
     @classmethod
     def _from_dict(cls, values: dict[str, Any], parts: container.Parts) -> "Program":
@@ -287,13 +287,21 @@ def load(path: str | Path) -> Program:
     return Program.from_bytes(data, str(path))
 
 
+_LONGEST_MESSAGE = 300
+
 _LAYER_FIELDS = {"name": str, "op": str, "macs": int, "predicted_cycles": int, "bytes": int}
 _REGION_FIELDS = {"name": str, "memory": str, "address": int, "nbytes": int, "first_layer": int,
                   "last_layer": int}
 
 
+def _printable(error: Exception) -> str:
+    """A message that may quote the file, on one line, shortened, fit for any terminal."""
+    text = "".join(mark if mark.isprintable() else "?" for mark in str(error))
+    return text if len(text) <= _LONGEST_MESSAGE else text[:_LONGEST_MESSAGE] + " …"
+
+
 def _answers(kind: str, parts: container.Parts, count: int) -> tuple[NDArray[np.int8], ...]:
-    arrays = []
+    arrays: list[NDArray[np.int8]] = []
     for index in range(count):
         if f"{kind}.{index}" not in parts:
             raise container.Malformed(f"its known answer lacks {kind} {index}; compile again")
