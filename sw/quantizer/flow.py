@@ -135,9 +135,14 @@ def _tensors(batch: Any) -> tuple[Tensor, ...]:
 
 
 def _export(model: nn.Module, example: tuple[Tensor, ...]) -> fx.GraphModule:
+    # A batch of one would be taken for a constant.
+    example = tuple(tensor if len(tensor) > 1 else tensor.repeat_interleave(2, 0)
+                    for tensor in example)
+    batch = tuple({0: torch.export.Dim.AUTO} for _ in example)
     try:
-        return torch.export.export(model, example, strict=False).module(check_guards=False)
+        program = torch.export.export(model, example, dynamic_shapes=batch, strict=False)
     except Exception as error:  # the exporter raises whatever the model's code makes it raise
         reason = " ".join(str(error).split())[:300]
         raise ModelError(f"{type(model).__name__} cannot be exported ({reason}): its computation "
                          "must not depend on the data") from None
+    return program.module(check_guards=False)
