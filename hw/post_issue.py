@@ -1,6 +1,6 @@
 """The post-processor's front: checks instructions, walks their items, requests what they read."""
 
-from amaranth import Module, Mux, Signal
+from amaranth import Const, Module, Mux, Signal
 from amaranth.lib import data, stream, wiring
 from amaranth.lib.wiring import In, Out
 
@@ -171,7 +171,7 @@ class PostIssue(wiring.Component):
         there for the next item, and whether the walk has met an address that does not exist.
         """
         if not self._config.residual:
-            return 1, 1, 0
+            return Const(1), Const(1), Const(0)
         m.submodules.nest_b = nest = self._nest()
         wanted = i.use_add | (i.source == PostSource.PRODUCT)
         taken = Signal()      # the instruction on `engine` has its b walk already

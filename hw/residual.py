@@ -70,7 +70,8 @@ class ResidualAdder(wiring.Component):
         product_b = Signal(signed(32))
         total = Signal(signed(32))  # 510 * 2^22 < 2^31
         with m.If(self.enable[0]):
-            m.d.sync += [difference_a.eq(self.a - self.zero_a), difference_b.eq(self.b - self.zero_b)]
+            m.d.sync += [difference_a.eq(self.a - self.zero_a),
+                         difference_b.eq(self.b - self.zero_b)]
         with m.If(self.enable[1]):
             m.d.sync += [product_a.eq(difference_a * self.multiplier_a),
                          product_b.eq(difference_b * self.multiplier_b)]

@@ -320,8 +320,8 @@ def average_terms(count: int, zero: int = 0, *, centered: bool = False,
 
     The frameworks disagree on ties: `rne(sum / n)` (FBGEMM, oneDNN, x86), or with `centered`
     `rne((sum - n * z) / n) + z` (QNNPACK). With 24 bits the mean is exact for every odd count,
-    every power of two and every square window up to 17x17; the ties of a few other even counts
-    (14, 26, 28, ...) go where the product with float32's 1 / n falls, as in the frameworks' kernels.
+    every power of two and every square window up to 17x17; ties of a few other even counts (14,
+    26, 28, ...) go where the product with float32's 1 / n falls, as in the frameworks' kernels.
     """
     multiplier, shift = quantize_multiplier(np.float32(1) / np.float32(count), multiplier_bits)
     bias, output_zero = (-count * zero, zero) if centered else (0, 0)

@@ -1,6 +1,7 @@
 """The post-processor in several geometries, against the contract pixel by pixel."""
 
 import pytest
+
 from systolith.hw.config import PRESETS, Config
 from systolith.hw.post import RESULTS, PostProcessor, Stages
 from systolith.sim.bench import run_bench

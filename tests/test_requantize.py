@@ -1,6 +1,7 @@
 """The requantizer lane against `numerics.requantize`, for every width and bias mode."""
 
 import pytest
+
 from systolith.hw.config import PRESETS
 from systolith.hw.export import verilog
 from systolith.hw.requantize import REQUANTIZE_LATENCY, Requantizer, rounding_width

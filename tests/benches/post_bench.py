@@ -2,6 +2,7 @@
 
 import cocotb
 import numpy as np
+
 from systolith.hw.config import Config
 from systolith.hw.isa import ErrorCode, LoadTarget, Post, PostSource, steps_of
 from systolith.hw.ports import (
@@ -178,7 +179,7 @@ class Writes(Agent):
         if int(self.bench.dut.rst.value):
             return
         if int(self.retire.value):
-            assert len(self.times) >= self.items_until[self.retired], "retired before its last write"
+            assert len(self.times) >= self.items_until[self.retired], "retired before a write"
             self.retired += 1
         if int(self.error.value) and self.first_error is None:
             self.first_error = (ErrorCode(int(self.error.value)), self.retired)

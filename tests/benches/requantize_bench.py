@@ -4,6 +4,7 @@ from collections import deque
 
 import cocotb
 import numpy as np
+
 from systolith.hw.requantize import (
     CLAMP_STAGE,
     MULTIPLIER_STAGE,
