@@ -23,6 +23,7 @@ __all__ = ["RunResult", "VerilatedDevice", "build_library"]
 _HARNESS = Path(__file__).parent / "device" / "device.cpp"
 _FAULTS = {1: "read", 2: "wrote"}
 _IDLE, _BYTES = 1, 2
+_CYCLES_PER_CALL = 200_000
 
 
 class _Options(ctypes.Structure):
@@ -182,12 +183,19 @@ class VerilatedDevice:
         does not allow, which is a fault of the gateware.
         """
         stop = (_IDLE if until_idle else 0) | (_BYTES if until_bytes else 0)
-        passed = self._library.device_step(self._device, cycles, stop, until_bytes)
+        total = 0
+        while True:
+            # Not in one call, or an interrupt from the keyboard would wait for its end.
+            wanted = min(cycles - total, _CYCLES_PER_CALL)
+            passed = self._library.device_step(self._device, wanted, stop, until_bytes)
+            total += passed
+            if passed < wanted or total == cycles:
+                break
         fault = self.status.fault
         if fault:
             raise DeviceError(f"the simulated SoC {_FAULTS[fault]} outside of main memory or not "
                               f"by whole beats, in cycle {self.cycle}: report this as a bug")
-        return passed
+        return total
 
     @property
     def cycle(self) -> int:
