@@ -5,6 +5,7 @@ import random
 
 import pytest
 from amaranth.sim import Simulator
+
 from systolith.hw.accumulator import VALUE_DELAY, AccumulatorMemory, HazardGuard
 from systolith.sim.bench import run_bench
 

@@ -1,6 +1,7 @@
 """The systolic array and its engine."""
 
 import pytest
+
 from systolith.hw.array import SystolicArray, partial_sum_width
 from systolith.hw.array_engine import ArrayEngine
 from systolith.hw.config import Config

@@ -6,6 +6,7 @@ import random
 
 import pytest
 from amaranth.sim import Simulator
+
 from systolith.hw.isa import steps_of
 from systolith.hw.loops import LoopNest
 
@@ -45,7 +46,7 @@ def run(levels, bits, nests, *, ready_chance, seed):
 
     async def collect(ctx):
         ctx.set(dut.o.ready, rng.random() < ready_chance)
-        async for clk, reset, ready, valid, value in ctx.tick().sample(
+        async for _clk, _reset, ready, valid, value in ctx.tick().sample(
                 dut.o.ready, dut.o.valid, dut.o.p):
             if ready and valid:
                 taken.append((value.address, value.first, value.last, value.final))

@@ -4,6 +4,7 @@ from collections import deque
 
 import cocotb
 import numpy as np
+
 from systolith.hw.accumulator import VALUE_DELAY
 from systolith.hw.ports import ACCUMULATOR_LATENCY
 from systolith.sim.agents import Agent, Bench

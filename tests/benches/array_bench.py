@@ -2,6 +2,7 @@
 
 import cocotb
 import numpy as np
+
 from systolith.hw.array import TAG_LEAD
 from systolith.sim.agents import Agent, Bench
 
