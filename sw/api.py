@@ -1,0 +1,58 @@
+"""`systolith.compile`: from what PyTorch produced to a program for one configuration."""
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from .errors import ConfigError
+from .hw.config import Config, load_config
+
+if TYPE_CHECKING:
+    from .program import Program
+
+__all__ = ["compile"]
+
+
+def compile(model: Any, example_input: Any = None, *, config: str | Path | Config = "default",
+            bias: str | None = None, name: str | None = None) -> "Program":
+    """Compile a quantized model into a program.
+
+    Parameters
+    ----------
+    model
+        A converted PT2E module, an `ExportedProgram`, the path of a `.pt2` file, or an integer
+        `systolith.graph.Graph`.
+    example_input
+        A float tensor of the network's input shape, batch first (not needed for an
+        `ExportedProgram`, a `.pt2` file or a graph, which know it).
+    config
+        A preset's name, the path of a TOML file, or a `Config`.
+    bias
+        "exact" keeps what integer bias rounds away in a per-channel rounding constant, "int32"
+        drops it (arithmetic contract, bias modes). By default the configuration's.
+    name
+        The model's name in reports; by default its class.
+
+    Raises
+    ------
+    systolith.Error
+        Naming the layer and the reason when the model cannot be imported or does not fit.
+    """
+    from .compiler import compile_graph
+    from .graph import Graph
+
+    chosen = load_config(config)
+    bias = bias or chosen.bias
+    if bias == "exact" and chosen.bias != "exact":
+        raise ConfigError('bias="exact" needs rounding constants, which this configuration leaves '
+                          'out: compile with bias="int32" or set bias = "exact" in the '
+                          "configuration")
+    if isinstance(model, Graph):
+        graph = model
+    else:
+        from .importer import import_model
+
+        graph = import_model(model, example_input, bias=bias,
+                             multiplier_bits=chosen.multiplier_bits)
+    if name is None:
+        name = Path(model).stem if isinstance(model, str | Path) else type(model).__name__
+    return compile_graph(graph, chosen, name=name)

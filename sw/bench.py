@@ -1,0 +1,232 @@
+"""`systolith bench`: a network on the verilated RTL, layer by layer, checked against the golden
+model.
+
+Cycles run from the start of the program to the last output byte in main memory. Main memory is the
+simulator's: one beat a cycle, read or write, after a fixed latency. Utilization is useful
+multiply-accumulates over cycles times the array's multipliers.
+"""
+
+import time
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+from rich.console import Console
+
+from .errors import DeviceError, InputError
+from .graph import Graph
+from .hw.config import Config, load_config
+from .program import Program
+from .summary import layer_table, percent
+
+__all__ = ["bench_graph", "bench_model", "print_bench"]
+
+Progress = Callable[[str], None]
+
+
+def bench_model(name: str, *, config: str | Config = "default",
+                memory_bytes_per_cycle: int | None = None, memory_latency: int = 50,
+                layers: str | None = None, batch: int = 1,
+                load: Callable[[str], tuple[Any, Any]] | None = None,
+                progress: Progress = lambda text: None) -> dict[str, Any]:
+    """Measure a named model (`systolith.models.zoo`) or any MODEL of the command line.
+
+    `memory_bytes_per_cycle` widens the memory port where it exceeds the configuration's. `layers`
+    is "A:B", indices of the integer graph's operations. Raises `systolith.Error` for what cannot be
+    found, imported or compiled.
+    """
+    from .importer import import_model
+    from .models import zoo
+
+    chosen = load_config(config)
+    if memory_bytes_per_cycle is not None and (
+            memory_bytes_per_cycle > chosen.memory_bytes_per_beat):
+        chosen = chosen.replace(memory_bytes_per_beat=memory_bytes_per_cycle)
+    progress("quantizing")
+    if name in zoo.NAMES:
+        graph, images = zoo.graph(name, bias=chosen.bias, multiplier_bits=chosen.multiplier_bits)
+    elif load is None:
+        raise InputError(f"no model '{name}': the named ones are {', '.join(zoo.NAMES)}")
+    else:
+        model, example = load(name)
+        graph = import_model(model, example, bias=chosen.bias,
+                             multiplier_bits=chosen.multiplier_bits)
+        images = None
+    if layers is not None:
+        graph, images = cut(graph, images, layers)
+    if images is None:
+        generator = np.random.default_rng(0)
+        images = {tensor: generator.integers(-128, 128, graph.tensors[tensor].shape, np.int8)
+                  for tensor in graph.inputs}
+    return bench_graph(graph, images, name=name, config=chosen, batch=batch,
+                       memory_bytes_per_cycle=memory_bytes_per_cycle,
+                       memory_latency=memory_latency, progress=progress)
+
+
+def cut(graph: Graph, images: dict[str, np.ndarray] | None,
+        layers: str) -> tuple[Graph, dict[str, np.ndarray]]:
+    """The part of a graph between two operations, and the tensors that feed it.
+
+    `layers` is "A:B" as in a Python slice. The tensors come from the integer reference. Raises
+    `InputError` when that is no part of the graph.
+    """
+    from .reference import execute
+
+    first, colon, last = layers.partition(":")
+    try:
+        bounds = slice(int(first or 0), int(last or len(graph.nodes)))
+    except ValueError:
+        colon = ""
+    if not colon:
+        raise InputError(f"layers must be A:B, not '{layers}'")
+    nodes = graph.nodes[bounds]
+    if not nodes:
+        raise InputError(f"layers {layers} is empty: the graph has {len(graph.nodes)} operations")
+    made = {node.output for node in nodes}
+    fed = list(dict.fromkeys(name for node in nodes for name in node.inputs if name not in made))
+    wanted = set(graph.outputs) | {
+        name for node in graph.nodes if node not in nodes for name in node.inputs}
+    outputs = [node.output for node in nodes if node.output in wanted]
+    if images is None:
+        generator = np.random.default_rng(0)
+        images = {name: generator.integers(-128, 128, graph.tensors[name].shape, np.int8)
+                  for name in graph.inputs}
+    values = execute(graph, {name: image[None] for name, image in images.items()})
+    part = Graph(inputs=fed, outputs=outputs, nodes=nodes,
+                 tensors={name: graph.tensors[name] for name in (*fed, *made)},
+                 bias=graph.bias, multiplier_bits=graph.multiplier_bits)
+    return part, {name: values[name][0] for name in fed}
+
+
+def bench_graph(graph: Graph, images: dict[str, np.ndarray], *, name: str, config: Config,
+                batch: int = 1, memory_bytes_per_cycle: int | None = None,
+                memory_latency: int = 50, progress: Progress = lambda text: None
+                ) -> dict[str, Any]:
+    """Compile an integer graph, run it on golden model and RTL, and compare main memory.
+
+    `images` holds one int8 image an input. Returns what `systolith bench --json` holds.
+    """
+    from .compiler import compile_graph
+    from .sim.golden import Golden
+    from .sim.verilated import VerilatedDevice
+
+    seconds: dict[str, float] = {}
+    progress("compiling")
+    begun = time.perf_counter()
+    options = {"batch": batch} if batch != 1 else {}
+    program = compile_graph(graph, config, name=name, **options)
+    seconds["compile"] = time.perf_counter() - begun
+
+    memory = np.zeros(config.memory_size, np.uint8)
+    memory[:len(program.image)] = np.frombuffer(program.image, np.uint8)
+    for tensor in program.inputs:
+        image = images[tensor.name]
+        memory[tensor.address:tensor.end] = np.frombuffer(
+            tensor.pack(image.reshape(tensor.shape) if batch == 1 else
+                        np.repeat(image[None], batch, 0).reshape(tensor.shape)), np.uint8)
+    start = memory[:program.memory_bytes].tobytes()
+    progress("golden model")
+    begun = time.perf_counter()
+    outcome = Golden(config).run(memory)
+    seconds["golden"] = time.perf_counter() - begun
+    if outcome.error:
+        raise DeviceError(f"the golden model stopped '{name}' with {outcome.error.name} in queue "
+                          f"{outcome.queue.name} at {outcome.address:#x}: report this as a bug")
+
+    progress("building the simulator")
+    with VerilatedDevice(config, memory_latency=memory_latency,
+                         memory_bytes_per_cycle=memory_bytes_per_cycle) as device:
+        device.memory_write(0, start)
+        progress("RTL")
+        begun = time.perf_counter()
+        run = device.run(0)
+        seconds["rtl"] = time.perf_counter() - begun
+        if run.error:
+            raise DeviceError(f"the RTL stopped '{name}' with {run.error.name} in queue "
+                              f"{run.error_queue} at {run.error_address:#x}: report this as a bug")
+        left = device.memory_read(0, program.memory_bytes)
+        bit_exact = left == memory[:program.memory_bytes].tobytes()
+        marks, counters = device.marks, device.counters
+    return _result(program, name, batch, run.cycles, marks, counters, bit_exact, seconds, {
+        "bytes_per_cycle": memory_bytes_per_cycle or config.memory_bytes_per_beat,
+        "latency": memory_latency})
+
+
+def _result(program: Program, name: str, batch: int, cycles: int, marks: Any, counters: Any,
+            bit_exact: bool, seconds: dict[str, float], memory: dict[str, int]
+            ) -> dict[str, Any]:
+    from .hw.ports import Counter
+
+    if len(marks) != len(program.layers):
+        raise DeviceError(f"the RTL marked {len(marks)} layers and the program has "
+                          f"{len(program.layers)}: report this as a bug")
+    config = program.config
+    rows = []
+    before = np.zeros(len(Counter), np.int64)
+    for index, layer in enumerate(program.layers):
+        # The last layer lasts until its results are in main memory.
+        last = index == len(program.layers) - 1
+        after = (counters if last else marks[index]["counters"]).astype(np.int64)
+        spent = after - before
+        spent[Counter.CYCLES] = (cycles if last else int(after[Counter.CYCLES])) - int(
+            before[Counter.CYCLES])
+        rows.append(_row(layer, spent, config))
+        before = after
+    return {
+        "model": name, "config": config.to_dict(), "batch": batch, "memory": memory,
+        "bit_exact": bit_exact, "layers": rows,
+        "total": {"macs": program.macs, "cycles": cycles,
+                  "predicted_cycles": program.predicted_cycles,
+                  "utilization": program.macs / (cycles * config.multipliers),
+                  "bytes": sum(row["bytes"] for row in rows)},
+        "onchip_bytes": sum(config.onchip_bytes.values()),
+        "simulated_cycles_per_second": cycles / seconds["rtl"], "seconds": seconds,
+    }
+
+
+def _row(layer: Any, spent: Any, config: Config) -> dict[str, Any]:
+    from .hw.ports import Counter
+
+    cycles = int(spent[Counter.CYCLES])
+    return {
+        "name": layer.name, "op": layer.op, "macs": layer.macs, "cycles": cycles,
+        "predicted_cycles": layer.predicted_cycles,
+        "utilization": layer.macs / (cycles * config.multipliers) if cycles else 0.0,
+        "bytes": int(spent[Counter.BYTES_READ] + spent[Counter.BYTES_WRITTEN]),
+        "stalls": {
+            "array dependency": int(spent[Counter.ARRAY_WAIT]),
+            "array weights": int(spent[Counter.ARRAY_WEIGHT]),
+            "array scratchpad": int(spent[Counter.ARRAY_STALL] - spent[Counter.ARRAY_WEIGHT]),
+            "vector": int(spent[Counter.VECTOR_STALL]),
+            "post": int(spent[Counter.POST_STALL]),
+            "load": int(spent[Counter.LOAD_STALL]),
+            "store": int(spent[Counter.STORE_STALL]),
+        },
+        "active": {queue: int(spent[Counter[f"{queue.upper()}_ACTIVE"]])
+                   for queue in ("load", "array", "vector", "post", "store")},
+    }
+
+
+def print_bench(console: Console, result: dict[str, Any]) -> None:
+    """Print a bench result: a line a layer, and the total with the memory model."""
+    config, total = result["config"], result["total"]
+    console.print(layer_table(
+        f"{result['model']} on {config['rows']}x{config['columns']} RTL, memory "
+        f"{result['memory']['bytes_per_cycle']} bytes a cycle after "
+        f"{result['memory']['latency']} cycles",
+        ("layer", "operation", "MACs", "cycles", "predicted", "off", "utilization", "bytes",
+         "waits", "weights", "scratchpad"),
+        [(row["name"], row["op"], row["macs"], row["cycles"], row["predicted_cycles"],
+          percent(row["predicted_cycles"] / row["cycles"] - 1) if row["cycles"] else "",
+          percent(row["utilization"]), row["bytes"], row["stalls"]["array dependency"],
+          row["stalls"]["array weights"], row["stalls"]["array scratchpad"])
+         for row in result["layers"]]))
+    console.print(
+        f"total {total['macs']:,} MACs in {total['cycles']:,} cycles (predicted "
+        f"{total['predicted_cycles']:,}): {percent(total['utilization'])} of the array; "
+        f"{result['onchip_bytes'] / 1024:.0f} KiB on chip; main memory "
+        + ("equal to" if result["bit_exact"] else "DIFFERS from") + " the golden model's")
+    seconds = result["seconds"]
+    console.print(f"compile {seconds['compile']:.1f} s, golden model {seconds['golden']:.2f} s, RTL "
+                  f"{seconds['rtl']:.1f} s at {result['simulated_cycles_per_second']:,.0f} cycles "
+                  "a second")
