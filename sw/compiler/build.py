@@ -2,6 +2,7 @@
 
 from dataclasses import asdict
 
+from systolith.cost import estimate
 from systolith.graph import Graph
 from systolith.hw.config import Config
 from systolith.hw.isa import DESCRIPTOR_BYTES, INSTRUCTION_BYTES, Queue, encode, encode_descriptor
@@ -15,6 +16,7 @@ from .finish import MainTensor
 from .ir import Lowered
 from .lower import lower
 from .pack import Image
+from .packing import pack_inputs
 from .plan import Plan, Planned, plan_network
 from .segments import SegmentEmitter
 from .tiles import Tiler
@@ -46,6 +48,7 @@ def compile_graph(graph: Graph, config: Config, *, name: str = "model",
     """
     rules.check_arithmetic(graph, config)
     lowered = lower(graph, config)
+    pack_inputs(lowered, config)
     return _Build(graph, lowered, config, name, keep).program()
 
 
@@ -145,6 +148,7 @@ class _Build:
         if total > self.config.memory_size:
             raise rules.too_much_memory(self.name, total, self.config)
         emitter.finish(base)
+        predicted = estimate(self.config, emitter.lists).layers()
         code = b"".join(encode(instruction) for queue in Queue
                         for instruction in emitter.lists[queue])
         constants = self.image.tobytes()[DESCRIPTOR_BYTES:]
@@ -154,7 +158,8 @@ class _Build:
             inputs=tuple(self._descriptor(name, base) for name in self.lowered.inputs),
             outputs=tuple(self._descriptor(self.lowered.aliases[name], base, name)
                           for name in self.graph.outputs),
-            layers=tuple(self._layer(plan.segments[index], base) for index in order),
+            layers=tuple(self._layer(plan.segments[index], base, cycles)
+                         for index, cycles in zip(order, predicted, strict=True)),
             tail=tuple(asdict(operation) for operation in self.graph.tail),
             regions=(Region(name="descriptor and constants", memory="main", address=0,
                             nbytes=self.image.size),
@@ -170,7 +175,7 @@ class _Build:
                                        for queue, count in zip(Queue, lists, strict=True)},
                       "results": list(self.graph.results)})
 
-    def _layer(self, planned: Planned, base: int) -> LayerInfo:
+    def _layer(self, planned: Planned, base: int, cycles: int) -> LayerInfo:
         """A segment as one line of the reports: its operations run into each other."""
         operations = planned.segment.operations
         last = operations[-1].output
@@ -179,4 +184,5 @@ class _Build:
             output = self._descriptor(last, base)
         return LayerInfo(name=" > ".join("+".join(operation.names) for operation in operations),
                          op=" > ".join(operation.op for operation in operations),
-                         macs=sum(operation.macs for operation in operations), output=output)
+                         macs=sum(operation.macs for operation in operations),
+                         predicted_cycles=cycles, output=output)
