@@ -116,6 +116,9 @@ class Graph:
         tail operations' outputs); without a tail the results are the outputs.
     bias, multiplier_bits
         How the constants were derived (`hw.config.Config` has the same fields).
+    origins
+        For a tensor that the source model itself quantizes: the name of that place in the model,
+        so that both can be compared.
     """
 
     inputs: list[str]
@@ -126,6 +129,7 @@ class Graph:
     results: list[str] = field(default_factory=list)
     bias: str = "exact"
     multiplier_bits: int = 24
+    origins: dict[str, str] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         if not self.results:

@@ -102,9 +102,9 @@ def _weighted(node: ir.Weighted, need) -> None:  # type: ignore[no-untyped-def]
         need(array.dtype == dtype, f"has {name} of type {array.dtype}, not {np.dtype(dtype)}")
         need(name == "weight" or array.shape == (channels,),
              f"has {array.shape} values of {name} for {channels} channels")
-    need(0 <= node.multiplier.min() and node.multiplier.max() < 1 << 24,
+    need(node.multiplier.min() >= 0 and node.multiplier.max() < 1 << 24,
          "has a multiplier of more than 24 bits")
-    need(0 <= node.shift.min() and node.shift.max() < 64, "has a shift outside 0 to 63")
+    need(node.shift.min() >= 0 and node.shift.max() < 64, "has a shift outside 0 to 63")
     need(np.abs(node.rounding).max() < 1 << 24, "has a rounding constant of more than 25 bits")
     magnitude = np.abs(node.weight.reshape(channels, -1).astype(np.int64)).sum(axis=1)
     bound = 128 * magnitude + np.abs(node.bias.astype(np.int64))

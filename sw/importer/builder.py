@@ -35,6 +35,7 @@ class Builder:
         self.nodes: list[ir.Node] = []
         self.tensors: dict[str, ir.TensorType] = {}
         self.inputs: list[str] = []
+        self.origins: dict[str, str] = {}
         self._names: set[str] = set()
 
     def graph(self, outputs: list[str], tail: list[ir.TailOperation],
@@ -42,7 +43,7 @@ class Builder:
         """The finished graph, not yet validated."""
         return ir.Graph(inputs=self.inputs, outputs=outputs, nodes=self.nodes,
                         tensors=self.tensors, tail=tail, results=results, bias=self.bias,
-                        multiplier_bits=self.multiplier_bits)
+                        multiplier_bits=self.multiplier_bits, origins=self.origins)
 
     def shape(self, tensor: str) -> ir.Shape:
         """Shape of a tensor that was made."""

@@ -113,7 +113,9 @@ class Lowering:
                 self.refusals.append(refusal)
                 continue
             try:
-                self._leaves[node] = self.lower(node.args[0], target), target
+                tensor = self.lower(node.args[0], target)
+                self._leaves[node] = tensor, target
+                self.builder.origins.setdefault(tensor, node.name)
             except ModelError as refusal:
                 self.refusals.append(refusal)
                 self._pretend(node, target)

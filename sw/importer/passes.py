@@ -25,6 +25,8 @@ def prune(graph: ir.Graph) -> None:
     graph.nodes = [node for node in graph.nodes if node.output in needed]
     graph.tensors = {name: kind for name, kind in graph.tensors.items()
                      if name in needed or name in graph.inputs}
+    graph.origins = {name: origin for name, origin in graph.origins.items()
+                     if name in graph.tensors}
 
 
 def fold_reshapes(graph: ir.Graph) -> None:

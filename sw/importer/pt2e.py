@@ -4,10 +4,11 @@ from typing import Any
 
 from torch import fx
 
-# Importing these registers their handlers.
-from systolith.importer import elementwise, movement, pooling, rules, weighted  # noqa: F401
 from systolith.errors import ModelError
 from systolith.graph import Graph
+
+# Importing these registers their handlers.
+from systolith.importer import elementwise, movement, pooling, rules, weighted  # noqa: F401
 from systolith.importer.builder import Builder
 from systolith.importer.fx import operator_name, value_shape
 from systolith.importer.lowering import Lowering

@@ -70,7 +70,7 @@ def load(name: str, *, seed: int = 0) -> "tuple[nn.Module, Tensor]":
         from systolith.models.weights import photographs, settle
     except ImportError as error:
         raise MissingExtraError(f"the benchmark networks need {error.name}: "
-                                "pip install 'systolith[torch]'") from None
+                                "pip install 'systolith[demo]'") from None
     named = MODELS[name]
     images = photographs(8, named.shape, seed=seed)
     return settle(named.build, images, seed=seed), images

@@ -58,7 +58,7 @@ def load_data(seed: int = 0) -> DigitsData:
     try:
         from sklearn.datasets import load_digits
     except ImportError:
-        raise MissingExtraError("the digits need scikit-learn: pip install 'systolith[torch]'"
+        raise MissingExtraError("the digits need scikit-learn: pip install 'systolith[demo]'"
                                 ) from None
     digits = load_digits()
     order = np.random.default_rng(seed).permutation(len(digits.images))
