@@ -24,10 +24,10 @@ class Setup:
             bench, bytearray(bench.random.randbytes(config.memory_size)),
             config.memory_bytes_per_beat, read="read", latency=latency, stalls=stalls())
         self.source = bench.source("engine__instruction", LOAD_LAYOUT.size, stalls=stalls())
-        self.write = bench.sink("write", scratchpad_write_signature(config).members["payload"].shape,
-                                stalls=stalls())
-        self.load = bench.sink("load", load_write_signature(config).members["payload"].shape,
-                               stalls=stalls())
+        self.write, self.load = (
+            bench.sink(name, signature.members["payload"].shape, stalls=stalls())
+            for name, signature in (("write", scratchpad_write_signature(config)),
+                                    ("load", load_write_signature(config))))
         self.written_at_retire = []
         self.engine = EngineMonitor(bench, lambda: self.written_at_retire.append(
             (len(self.write.items), len(self.load.items))))
