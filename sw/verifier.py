@@ -165,9 +165,9 @@ class _Verifier:
             other = _name(conflict.queue, conflict.index,
                           self.lists[conflict.queue][conflict.index])
             verb = "writes" if conflict.access.write else "reads"
-            raise ProgramError(f"{name} {verb} {conflict.access.memory} word {conflict.word} while "
-                               f"{other} may still use it: make it wait until {conflict.index + 1} "
-                               f"instructions of {conflict.queue.name} have retired")
+            raise ProgramError(f"{name} {verb} {conflict.access.memory} word {conflict.word} in no "
+                               f"fixed order with {other}, which uses it too: make one of them wait "
+                               "until the other has retired")
         self.history.record(queue, index + 1, touched)
 
     def _check_main(self, name: str, access: Access) -> None:
