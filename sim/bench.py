@@ -30,9 +30,9 @@ from pathlib import Path
 from typing import Any
 from xml.etree import ElementTree
 
-from systolith.errors import BuildError, MissingExtraError
+from systolith.errors import BuildError
 
-from .build import Model, build, build_folder, locked, verilog_of, waveform_format
+from .build import Model, build, build_folder, locked, require, verilog_of, waveform_format
 
 __all__ = ["BenchFailure", "BenchResult", "run_bench"]
 
@@ -77,11 +77,7 @@ def run_bench(component: Any, module: str, *, parameters: dict[str, Any] | None 
     Raises `BenchFailure` when a cocotb test fails or none ran, `BuildError` when the simulator
     cannot be built, `MissingExtraError` without cocotb.
     """
-    try:
-        import cocotb_tools.runner
-    except ImportError:
-        raise MissingExtraError("benches cannot run without cocotb: "
-                                "pip install 'systolith[sim]'") from None
+    runners = require("cocotb_tools.runner")
     simulator = simulator or os.environ.get("SIM") or "verilator"
     if simulator not in ("verilator", "icarus"):
         raise BuildError(f"no simulator '{simulator}': SIM must be verilator or icarus")
@@ -96,7 +92,7 @@ def run_bench(component: Any, module: str, *, parameters: dict[str, Any] | None 
     def run(waves: bool) -> Path:
         program = _build(simulator, verilog, name, waves)
         results = folder / "results.xml"
-        runner = cocotb_tools.runner.get_runner(simulator)
+        runner = runners.get_runner(simulator)
         # The runner ends the process on failure; the results file says all that it knows.
         with contextlib.suppress(SystemExit):
             runner.test(

