@@ -241,10 +241,12 @@ async def rows_shorter_than_the_window_give_nothing(dut):
     await setup.start()
     taps = setup.config.vector_taps
     for mode in VectorMode:
-        # No value, so no accumulator word is touched, not even one that does not exist.
-        setup.issue(Vector(mode=mode, taps=taps, count_0=taps - 1, count_1=4, count_2=3,
-                           step_0=1, accumulator=(1 << 16) - 1))
-    await setup.finished(2)
+        for width in range(1, taps):
+            # No value, so no accumulator word is touched, not even one that does not exist.
+            setup.issue(Vector(mode=mode, taps=taps, count_0=width, count_1=4, count_2=3,
+                               step_0=1, accumulator=(1 << 16) - 1))
+        setup.issue(Vector(mode=mode, taps=taps, count_0=taps, step_0=1, accumulator=mode))
+    await setup.finished(2 * taps)
     await setup.check()
 
 
@@ -271,7 +273,7 @@ async def wrong_instructions_stop_the_unit(dut):
         (Vector(weight=weights - taps + 1, taps=taps, count_0=taps), address),
         (Vector(weight=weights - 1, count_3=2), address),
         (Vector(weight=weights, reduce=1), address),
-        (Vector(weight=(1 << 16) - 1, taps=2), address),
+        (Vector(weight=(1 << 16) - 1), address),
     ]
     for wrong, code in cases:
         await setup.start()
