@@ -332,8 +332,12 @@ def average_terms(count: int, zero: int = 0, *, centered: bool = False,
 
 def quantize(real: npt.ArrayLike, scale: float, zero: int, low: int = -128,
              high: int = 127) -> ByteArray:
-    """Float values to int8: `clamp(rne(x * f32(1 / s)) + z)`, as PyTorch does."""
-    scaled = np.asarray(real, np.float32) * np.float32(1.0 / np.float64(np.float32(scale)))
+    """Float values to int8: `clamp(rne(x * f32(1 / s)) + z)`, as PyTorch's exported graphs do.
+
+    PyTorch's eager `quantize_per_tensor` adds the zero point before it rounds, so that exact ties
+    go the other way where the zero point is odd.
+    """
+    scaled = np.asarray(real, np.float32) * np.float32(1.0 / float(scale))
     levels = np.clip(np.rint(scaled), -1024, 1024).astype(np.int64)
     return clamp(levels + zero, low, high)
 
