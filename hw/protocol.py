@@ -91,7 +91,7 @@ class Command(IntEnum):
     HELLO = 1        # version | session << 16, session before -> Identity
     READ = 2         # address, length (1 to MAX_DATA) -> the bytes
     WRITE = 3        # address, then 1 to MAX_DATA bytes of data -> nothing
-    RUN = 4          # descriptor's address, a multiple of 64 -> runs begun so far
+    RUN = 4          # descriptor's address, a multiple of 64 -> runs begun so far, modulo 65536
     STATUS = 5       # -> Status
     CANCEL = 6       # -> nothing; a run in progress ends as CANCELLED
     RESET = 7        # cancels, waits until the core is idle, forgets watchdog and runs -> nothing
@@ -226,7 +226,7 @@ class Status:
     """The outcome of the last run, or the state of the present one.
 
     `error` is an `isa.ErrorCode`, `queue` an `isa.Queue`, `address` the byte address of the
-    instruction that failed; `runs` counts the runs begun, `timestamps` the log's entries.
+    instruction that failed; `runs` counts the runs begun, modulo 65536, `timestamps` the log's entries.
     """
 
     busy: bool = False

@@ -148,6 +148,7 @@ class Peer:
             self._session = session
             self._expected = 0
             self._run_sequence = None
+            self._dropped = False
         identity = Identity.of(self.config, build=self._build, expected=self._expected,
                                session=session, continued=self._continued)
         return encode_frame(frame.opcode | ANSWER, frame.sequence, identity.encode(), session)
@@ -210,7 +211,7 @@ class Peer:
         if command is Command.TIMESTAMPS:
             if not 1 <= arguments[1] <= MAX_TIMESTAMPS:
                 return Refusal.LENGTH
-            if sum(arguments) > self.config.timestamps:
+            if sum(arguments) > len(self.core.timestamps):
                 return Refusal.ADDRESS
         return None
 
@@ -224,7 +225,7 @@ class Peer:
         return b""
 
     def _run(self, base: int) -> bytes:
-        self._runs = (self._runs + 1) & 0xFFFFFFFF
+        self._runs = (self._runs + 1) & 0xFFFF
         self.core.start(base)
         return words(self._runs)
 
@@ -241,14 +242,14 @@ class Peer:
         self.core.cancel()
         self.core.watchdog = WATCHDOG_DEFAULT
         self._runs = 0
+        self._run_sequence = None
         return b""
 
     def _counters(self) -> bytes:
         return words(*self.core.counters)
 
     def _timestamps(self, first: int, count: int) -> bytes:
-        entries = [*self.core.timestamps, *[(0, 0)] * self.config.timestamps]
-        return b"".join(words(*entry) for entry in entries[first:first + count])
+        return b"".join(words(*entry) for entry in self.core.timestamps[first:first + count])
 
     def _crc(self, address: int, length: int, start: int) -> bytes:
         return words(zlib.crc32(self._memory[address:address + length], start))

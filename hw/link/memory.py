@@ -1,0 +1,197 @@
+"""Main memory as bytes: from beats to a stream, and from a stream to beats."""
+
+from amaranth import Module, Mux, Signal
+from amaranth.lib import data, fifo, stream, wiring
+from amaranth.lib.wiring import In, Out
+
+from ..config import Config
+from ..ports import MAX_BURST_BEATS, MemoryReadSignature, memory_write_signature
+
+__all__ = ["ByteReader", "ByteWriter"]
+
+
+class ByteReader(wiring.Component):
+    """Reads a range of main memory, a byte a cycle.
+
+    It asks only for beats it has room for, so that a slow line never holds up the memory.
+
+    Parameters
+    ----------
+    config : Config
+    beats : int
+        Beats it has room for, a power of two; half of them are one burst. At 1 it reads a beat at
+        a time, into one register.
+
+    Members
+    -------
+    request : In(stream)
+        `address` and `length` of a range inside of memory, `length` not 0. Accepted when the
+        range before has been delivered.
+    o : Out(stream of bytes)
+        The bytes.
+    read : Out(MemoryReadSignature)
+        Main memory.
+    """
+
+    def __init__(self, config: Config, beats: int):
+        if beats < 1 or beats & (beats - 1) or beats > 2 * MAX_BURST_BEATS:
+            raise ValueError(f"beats must be a power of two up to {2 * MAX_BURST_BEATS}, not "
+                             f"{beats}")
+        self._config = config
+        self._beats = beats
+        bits = (config.memory_size - 1).bit_length()
+        super().__init__({
+            "request": In(stream.Signature(data.StructLayout({
+                "address": bits, "length": bits + 1}))),
+            "o": Out(stream.Signature(8)),
+            "read": Out(MemoryReadSignature(config)),
+        })
+
+    def elaborate(self, platform):
+        m = Module()
+        width = self._config.memory_bytes_per_beat
+        lane_bits = width.bit_length() - 1
+        bits = (self._config.memory_size - 1).bit_length()
+        burst = max(1, self._beats // 2)
+
+        if self._beats == 1:
+            # A request only goes out when the register is empty.
+            word = Signal(8 * width)
+            full = Signal()
+            m.d.comb += self.read.data.ready.eq(~full)
+            with m.If(self.read.data.valid & ~full):
+                m.d.sync += [word.eq(self.read.data.payload), full.eq(1)]
+        else:
+            m.submodules.fifo = beats = fifo.SyncFIFOBuffered(width=8 * width, depth=self._beats)
+            wiring.connect(m, wiring.flipped(self.read.data), beats.w_stream)
+            word, full = beats.r_data, beats.r_rdy
+
+        beat = Signal(bits - lane_bits)             # of the next request
+        asked_for = Signal(bits + 1 - lane_bits)    # beats not asked for yet
+        free = Signal(range(self._beats + 1), init=self._beats)
+        left = Signal(bits + 1)                     # bytes not delivered yet
+        lane = Signal(max(lane_bits, 1))
+
+        count = Signal(range(burst + 1))
+        m.d.comb += [
+            count.eq(Mux(asked_for >= burst, burst, asked_for)),
+            self.read.request.payload.address.eq(beat << lane_bits),
+            self.read.request.payload.beats.eq(count),
+            self.read.request.valid.eq((asked_for != 0) & (free >= burst)),
+        ]
+        with m.If(self.read.request.valid & self.read.request.ready):
+            m.d.sync += [beat.eq(beat + count), asked_for.eq(asked_for - count)]
+
+        done_with_beat = Signal()
+        m.d.comb += [
+            self.o.valid.eq(full & (left != 0)),
+            self.o.payload.eq(word.word_select(lane, 8)),
+        ]
+        with m.If(self.o.valid & self.o.ready):
+            m.d.comb += done_with_beat.eq((lane == width - 1) | (left == 1))
+            m.d.sync += [lane.eq(lane + 1), left.eq(left - 1)]
+        if self._beats == 1:
+            with m.If(done_with_beat):
+                m.d.sync += full.eq(0)
+        else:
+            m.d.comb += beats.r_en.eq(done_with_beat)
+        taken = Mux(self.read.request.valid & self.read.request.ready, count, 0)
+        m.d.sync += free.eq(free - taken + done_with_beat)
+
+        m.d.comb += self.request.ready.eq(left == 0)
+        with m.If(self.request.valid & self.request.ready):
+            address, length = self.request.payload.address, self.request.payload.length
+            first_lane = address[:lane_bits]
+            m.d.sync += [
+                beat.eq(address >> lane_bits),
+                asked_for.eq((first_lane + length + (width - 1)) >> lane_bits),
+                left.eq(length),
+                lane.eq(first_lane),
+            ]
+        return m
+
+
+class ByteWriter(wiring.Component):
+    """Writes bytes to main memory, a byte a cycle, in whole beats where they fill them.
+
+    Parameters
+    ----------
+    config : Config
+
+    Members
+    -------
+    start : In(1), address : In
+        Pulse: the next byte goes to `address`. Only while not `busy`.
+    i : In(stream)
+        `data`; `last` sends a beat that is not full yet; `whole`, only where `lane` is 0: the
+        byte stands for a whole beat of the same.
+    lane : Out
+        The next byte's place in its beat.
+    busy : Out(1)
+        Something accepted is not in memory yet.
+    write : Out(memory_write_signature)
+        Main memory.
+    """
+
+    def __init__(self, config: Config):
+        self._config = config
+        self._bits = (config.memory_size - 1).bit_length()
+        self._lane_bits = config.memory_bytes_per_beat.bit_length() - 1
+        super().__init__({
+            "start": In(1),
+            "address": In(self._bits),
+            "i": In(stream.Signature(data.StructLayout({"data": 8, "last": 1, "whole": 1}))),
+            "lane": Out(self._lane_bits),
+            "busy": Out(1),
+            "write": Out(memory_write_signature(config)),
+        })
+
+    def elaborate(self, platform):
+        m = Module()
+        width = self._config.memory_bytes_per_beat
+        beat = Signal(self._bits - self._lane_bits)
+        mask = Signal(width)
+        word = Signal(8 * width)
+
+        offered = self.write.payload
+        idle = Signal()     # the register toward memory is free, or becomes so now
+        m.d.comb += [
+            idle.eq(~self.write.valid | self.write.ready),
+            self.busy.eq(self.write.valid | (mask != 0)),
+        ]
+        with m.If(self.write.ready):
+            m.d.sync += self.write.valid.eq(0)
+
+        new_mask = Signal(width)
+        new_word = Signal(8 * width)
+        completes = Signal()
+        m.d.comb += [
+            new_mask.eq(mask),
+            new_word.eq(word),
+            completes.eq((self.lane == width - 1) | self.i.payload.last | self.i.payload.whole),
+            self.i.ready.eq(idle | ~completes),
+        ]
+        for lane in range(width):
+            with m.If((self.lane == lane) | self.i.payload.whole):
+                m.d.comb += [new_mask[lane].eq(1),
+                             new_word.word_select(lane, 8).eq(self.i.payload.data)]
+        with m.If(self.i.valid & self.i.ready):
+            m.d.sync += [word.eq(new_word), self.lane.eq(self.lane + 1)]
+            with m.If(completes):
+                m.d.sync += [
+                    offered.address.eq(beat << self._lane_bits),
+                    offered.data.eq(new_word),
+                    offered.mask.eq(new_mask),
+                    self.write.valid.eq(1),
+                    mask.eq(0),
+                    self.lane.eq(0),
+                    beat.eq(beat + 1),
+                ]
+            with m.Else():
+                m.d.sync += mask.eq(new_mask)
+        with m.If(self.start):
+            m.d.sync += [
+                beat.eq(self.address >> self._lane_bits),
+                self.lane.eq(self.address[:self._lane_bits]),
+            ]
+        return m

@@ -1,0 +1,140 @@
+"""From the line's bytes to requests that have been checked."""
+
+from amaranth import Module, Mux, Signal
+from amaranth.lib import data, stream, wiring
+from amaranth.lib.wiring import In, Out
+
+from ..protocol import CRC_BYTES, DELIMITER, HEADER_BYTES, MAX_FRAME, Command
+from .crc import CRC_ONES, CRC_RESIDUE, crc32_step
+from .ring import ByteRing
+
+__all__ = ["CobsDecoder", "FrameReceiver"]
+
+
+class CobsDecoder(wiring.Component):
+    """Takes the coding off frames. Garbage gives bad frames, never a lasting error.
+
+    Members
+    -------
+    i : In(stream of bytes)
+        The line.
+    o : Out(stream)
+        `data`: a byte; or, with `end` set, the end of a frame, in which `data` is 1 when its
+        coding was complete. Frames without bytes give nothing. At most one item a byte, in the
+        same cycle.
+    """
+
+    i: In(stream.Signature(8))
+    o: Out(stream.Signature(data.StructLayout({"data": 8, "end": 1})))
+
+    def elaborate(self, platform):
+        m = Module()
+        byte, item = self.i.payload, self.o.payload
+        inside = Signal()
+        left = Signal(8)      # bytes to the end of the block
+        zero = Signal()       # the block stands for a zero behind it
+        emits = Signal()
+        with m.If(byte == DELIMITER):
+            m.d.comb += [emits.eq(inside), item.end.eq(1), item.data.eq(left == 0)]
+        with m.Elif(left == 0):
+            m.d.comb += [emits.eq(inside & zero), item.data.eq(0)]
+        with m.Else():
+            m.d.comb += [emits.eq(1), item.data.eq(byte)]
+        m.d.comb += [
+            self.o.valid.eq(self.i.valid & emits),
+            self.i.ready.eq(self.o.ready | ~emits),
+        ]
+        with m.If(self.i.valid & self.i.ready):
+            with m.If(byte == DELIMITER):
+                m.d.sync += [inside.eq(0), left.eq(0)]
+            with m.Elif(left == 0):
+                # The longest block stands for no zero: it was cut, not ended by one.
+                m.d.sync += [inside.eq(1), left.eq(byte - 1), zero.eq(byte != 255)]
+            with m.Else():
+                m.d.sync += left.eq(left - 1)
+        return m
+
+
+class FrameReceiver(wiring.Component):
+    """Keeps frames until they have been checked, and passes on those that are good.
+
+    Parameters
+    ----------
+    depth : int
+        Bytes of the buffer; it holds every frame that is begun.
+
+    Members
+    -------
+    rx : In(stream of bytes)
+        The line. It is held back when the buffer is full of good frames.
+    session : In(16)
+        Start value of the CRC.
+    o : Out(stream of bytes)
+        Good frames behind each other: opcode, sequence, length, payload.
+    dropped : Out(1)
+        Pulse: a frame that was not good.
+    """
+
+    def __init__(self, depth: int = 1024):
+        if depth <= MAX_FRAME:
+            raise ValueError(f"depth must be more than {MAX_FRAME} bytes, the longest frame, "
+                             f"not {depth}")
+        self._depth = depth
+        super().__init__({
+            "rx": In(stream.Signature(8)),
+            "session": In(16),
+            "o": Out(stream.Signature(8)),
+            "dropped": Out(1),
+        })
+
+    def elaborate(self, platform):
+        m = Module()
+        m.submodules.decoder = decoder = CobsDecoder()
+        m.submodules.ring = ring = ByteRing(self._depth)
+        wiring.connect(m, wiring.flipped(self.rx), decoder.i)
+        wiring.connect(m, ring.o, wiring.flipped(self.o))
+
+        item = decoder.o.payload
+        position = Signal(ring.position_bits)   # of the next byte
+        checked = Signal(ring.position_bits)    # behind the last good frame
+        used = Signal(ring.position_bits)
+        count = Signal(range(MAX_FRAME + 2))    # bytes of the frame; stays at one too many
+        length = Signal(16)
+        crc = Signal(32)
+        too_long = Signal()
+        m.d.comb += [
+            used.eq(position - ring.fetch),
+            too_long.eq(count == MAX_FRAME + 1),
+            ring.limit.eq(checked),
+            ring.write_position.eq(position),
+            ring.write_data.eq(item.data),
+            # A frame fits by itself, so a full ring always holds a good frame to be taken.
+            decoder.o.ready.eq(used != self._depth),
+        ]
+        with m.If(decoder.o.valid & decoder.o.ready):
+            with m.If(item.end):
+                m.d.sync += count.eq(0)
+                good = Signal()
+                m.d.comb += good.eq(item.data[0] & (crc == CRC_RESIDUE) & ~too_long
+                                    & (count == length + (HEADER_BYTES + CRC_BYTES)))
+                with m.If(good):
+                    behind = Signal(ring.position_bits)
+                    m.d.comb += behind.eq(position - CRC_BYTES)
+                    m.d.sync += [checked.eq(behind), position.eq(behind)]
+                with m.Else():
+                    m.d.comb += self.dropped.eq(1)
+                    m.d.sync += position.eq(checked)
+            with m.Elif(~too_long):
+                hello = (item.data[:7] == Command.HELLO)
+                start = CRC_ONES ^ Mux(hello, 0, self.session)
+                m.d.comb += ring.write_enable.eq(1)
+                m.d.sync += [
+                    count.eq(count + 1),
+                    position.eq(position + 1),
+                    crc.eq(crc32_step(Mux(count == 0, start, crc), item.data)),
+                ]
+                with m.If(count == 2):
+                    m.d.sync += length[:8].eq(item.data)
+                with m.If(count == 3):
+                    m.d.sync += length[8:].eq(item.data)
+        return m

@@ -1,0 +1,473 @@
+"""The endpoint against the golden peer: the same bytes in, the same answers and memory."""
+
+import zlib
+
+import cocotb
+
+from systolith.hw.config import Config
+from systolith.hw.isa import ErrorCode, Queue
+from systolith.hw.protocol import (
+    ANSWER,
+    COUNTERS,
+    MAX_DATA,
+    REFUSED,
+    WATCHDOG_DEFAULT,
+    Command,
+    Deframer,
+    Frame,
+    Identity,
+    Refusal,
+    Status,
+    decode_frame,
+    encode_frame,
+    words,
+)
+from systolith.sim.agents import Agent, Bench, MemoryModel
+from systolith.sim.peer import Peer
+
+SESSION = 0x5A17
+
+
+class CoreModel(Agent):
+    """The core as endpoint and peer see it: runs last a set number of cycles.
+
+    The peer's view (`busy`, `start`) is the model of what the ports do; both count the starts.
+    """
+
+    def __init__(self, bench, timestamps):
+        self.bench = bench
+        self.watchdog = WATCHDOG_DEFAULT
+        self.outcome = (ErrorCode.NONE, Queue.LOAD, 0)
+        self.counters = [bench.random.getrandbits(32) for _ in range(COUNTERS)]
+        self.timestamps = [(bench.random.getrandbits(32), bench.random.getrandbits(32))
+                           for _ in range(timestamps)]
+        self.busy = False
+        self.starts, self.peer_starts = [], []
+        self.cancels = self.peer_cancels = 0
+        self._index = (0, 0)
+        bench.add(self)
+
+    def start(self, base):
+        self.peer_starts.append(base)
+
+    def cancel(self):
+        self.peer_cancels += 1
+
+    def drive(self):
+        port = self.bench.port
+        error, queue, address = self.outcome
+        port("control__busy").value = int(self.busy)
+        port("control__error").value = int(error)
+        port("control__error_queue").value = int(queue)
+        port("control__error_address").value = address
+        port("control__timestamp_count").value = len(self.timestamps)
+        counter, stamp = self._index
+        noise = self.bench.random.getrandbits
+        port("control__counter_value").value = (
+            self.counters[counter] if counter < COUNTERS else noise(32))
+        cycles, active = (self.timestamps[stamp] if stamp < len(self.timestamps)
+                          else (noise(32), noise(32)))
+        port("control__timestamp_cycles").value = cycles
+        port("control__timestamp_active").value = active
+        port("control__start__ready").value = int(self.bench.random.random() < 0.5)
+
+    def sample(self):
+        port = self.bench.port
+        self._index = (int(port("control__counter_index").value),
+                       int(port("control__timestamp_index").value))
+        if int(port("control__cancel").value):
+            self.cancels += 1
+        if int(port("control__start__valid").value) and int(port("control__start__ready").value):
+            self.starts.append(int(port("control__start__payload").value))
+
+
+class Setup:
+    """Endpoint, memory, core and line, and a peer with a copy of all of it."""
+
+    def __init__(self, dut, *, line=0.0, memory=0.0, latency=4, timestamps=7):
+        self.bench = bench = Bench(dut)
+        self.config = Config.from_dict(bench.parameters["config"])
+        size = self.config.memory_size
+        contents = bench.random.randbytes(size)
+        self.data, self.peer_data = bytearray(contents), bytearray(contents)
+        self.memory = MemoryModel(bench, self.data, self.config.memory_bytes_per_beat,
+                                  read="read", write="write", latency=latency,
+                                  stalls=bench.stalls(memory, burst=3))
+        self.core = CoreModel(bench, timestamps)
+        self.peer = Peer(self.config, self.peer_data, self.core,
+                         build=bench.parameters["build"])
+        self.rx = bench.source("rx", 8, stalls=bench.stalls(line, burst=4))
+        self.tx = bench.sink("tx", 8, stalls=bench.stalls(line, burst=4))
+        self.deframer = Deframer()
+        self.pieces = []
+        self.sequence = 0
+
+    async def reset(self):
+        await self.bench.ticks(2)
+        await self.bench.reset()
+
+    def answers(self, session=SESSION):
+        """Frames sent so far, decoded; every one must check."""
+        data, self.tx.items = bytes(self.tx.items), []
+        frames = [decode_frame(piece, session) for piece in self.deframer.feed(data)]
+        assert None not in frames, f"an answer does not check (seed {self.bench.seed})"
+        return frames
+
+    async def quiet(self, cycles=400):
+        """Wait until nothing has been sent or received for some cycles."""
+        await self.rx.drained()
+        last = self.bench.cycle
+        while self.bench.cycle - last < cycles:
+            before = len(self.tx.items)
+            await self.bench.ticks(50)
+            if len(self.tx.items) != before:
+                last = self.bench.cycle
+
+    async def exchange(self, data, *, session=SESSION):
+        """Send bytes to both; the endpoint's answers must be the peer's."""
+        wanted = [decode_frame(piece, session)
+                  for piece in Deframer().feed(self.peer.receive(data))]
+        self.rx.send(data)
+        await self.rx.drained()
+        frames = []
+        await self._collect(frames, len(wanted), session)
+        assert frames == wanted, f"seed {self.bench.seed}: {frames} instead of {wanted}"
+        return frames
+
+    async def _collect(self, frames, count, session):
+        deadline = self.bench.cycle + 60_000
+        while len(frames) < count:
+            assert self.bench.cycle < deadline, (
+                f"only {len(frames)} of {count} answers (seed {self.bench.seed})")
+            await self.bench.ticks(20)
+            frames += self.answers(session)
+
+    def frame(self, command, *arguments, data=b"", sequence=None):
+        """The next request's bytes."""
+        if sequence is None:
+            sequence = self.sequence
+            self.sequence = (self.sequence + 1) & 0xFF
+        return encode_frame(command, sequence, words(*arguments) + data, SESSION)
+
+    async def hello(self, session=SESSION, previous=0):
+        frames = await self.exchange(
+            encode_frame(Command.HELLO, 0, words(1 | session << 16, previous), session),
+            session=session)
+        self.sequence = 0
+        return Identity.decode(frames[0].payload)
+
+    def check_memory(self):
+        assert self.data == self.peer_data, f"memories differ (seed {self.bench.seed})"
+
+
+def random_range(source, size, longest):
+    length = source.choice((1, 2, source.randrange(1, longest + 1), longest))
+    return source.randrange(size - length + 1), length
+
+
+@cocotb.test()
+async def identity_is_told(dut):
+    setup = Setup(dut, line=0.3)
+    await setup.reset()
+    identity = await setup.hello(previous=1)
+    assert identity == Identity.of(setup.config, build=setup.bench.parameters["build"],
+                                   session=SESSION)
+    await setup.exchange(setup.frame(Command.STATUS))
+    again = await setup.hello()
+    assert again.expected == 1 and not again.continued, "a repeated HELLO keeps the session"
+    other = await setup.hello(0x1234, SESSION)
+    assert other.expected == 0 and other.continued
+    stranger = await setup.hello(0x4321, SESSION)
+    assert not stranger.continued, "the session before was another"
+
+
+async def transfers(setup, rounds):
+    """Random WRITE, READ, CRC, FILL and COPY requests of any alignment, several on the way."""
+    source, size = setup.bench.random, setup.config.memory_size
+    await setup.reset()
+    await setup.hello()
+    for _ in range(rounds):
+        batch = bytearray()
+        for _ in range(source.randrange(1, 5)):
+            address, length = random_range(source, size, MAX_DATA)
+            match source.choice(("write", "write", "read", "read", "crc", "fill", "copy")):
+                case "write":
+                    body = source.randbytes(length)
+                    if source.random() < 0.3:
+                        body = bytes(b & source.choice((0, 0xFF)) for b in body)
+                    batch += setup.frame(Command.WRITE, address, data=body)
+                case "read":
+                    batch += setup.frame(Command.READ, address, length)
+                case "crc":
+                    batch += setup.frame(Command.CRC, address, length, source.getrandbits(32))
+                case "fill":
+                    batch += setup.frame(Command.FILL, address, length)
+                case "copy":
+                    target = (address + length + source.randrange(100)) % size
+                    if target + length <= size and not (target < address < target + length):
+                        batch += setup.frame(Command.COPY, address, length, target)
+        await setup.exchange(bytes(batch))
+    setup.check_memory()
+
+
+@cocotb.test()
+async def transfers_without_stalls(dut):
+    await transfers(Setup(dut), 30)
+
+
+@cocotb.test()
+async def transfers_with_stalls(dut):
+    await transfers(Setup(dut, line=0.3, memory=0.5, latency=20), 20)
+
+
+@cocotb.test()
+async def transfers_on_a_slow_line(dut):
+    await transfers(Setup(dut, line=0.8, latency=2), 4)
+
+
+@cocotb.test()
+async def long_crc_and_fill(dut):
+    setup = Setup(dut, memory=0.1)
+    await setup.reset()
+    await setup.hello()
+    size = setup.config.memory_size
+    frames = await setup.exchange(setup.frame(Command.CRC, 3, size - 5, 7))
+    assert frames[0].payload == words(zlib.crc32(setup.data[3:size - 2], 7))
+    await setup.exchange(setup.frame(Command.FILL, 1, size - 2))
+    setup.check_memory()
+    assert not any(setup.data[1:size - 1]) and setup.data[0] and setup.data[-1]
+
+
+@cocotb.test()
+async def refusals(dut):
+    setup = Setup(dut, line=0.2, memory=0.2)
+    await setup.reset()
+    await setup.hello()
+    size = setup.config.memory_size
+    top = (1 << 32) - 1
+    cases = [
+        (Refusal.COMMAND, 0, (), b""), (Refusal.COMMAND, 14, (1, 2, 3), b"x"),
+        (Refusal.COMMAND, 127, (), b""), (Refusal.COMMAND, 0xFF, (), b"abc"),
+        (Refusal.LENGTH, Command.HELLO, (1,), b""), (Refusal.LENGTH, Command.STATUS, (0,), b""),
+        (Refusal.LENGTH, Command.WRITE, (0,), b""), (Refusal.LENGTH, Command.WRITE, (), b"abc"),
+        (Refusal.LENGTH, Command.READ, (0, 0), b""), (Refusal.LENGTH, Command.READ, (0,), b""),
+        (Refusal.LENGTH, Command.READ, (0, MAX_DATA + 1), b""),
+        (Refusal.LENGTH, Command.READ, (0, 1 << 31), b""),
+        (Refusal.LENGTH, Command.COPY, (0, 0, 0), b""), (Refusal.LENGTH, Command.FILL, (0, 0), b""),
+        (Refusal.LENGTH, Command.CRC, (0, 0, 0), b""), (Refusal.LENGTH, Command.CRC, (0, 4), b""),
+        (Refusal.LENGTH, Command.TIMESTAMPS, (0, 0), b""),
+        (Refusal.LENGTH, Command.TIMESTAMPS, (0, 45), b""),
+        (Refusal.ADDRESS, Command.TIMESTAMPS, (0, 8), b""),
+        (Refusal.ADDRESS, Command.TIMESTAMPS, (top, 1), b""),
+        (Refusal.ADDRESS, Command.READ, (size, 1), b""),
+        (Refusal.ADDRESS, Command.READ, (size - 1, 2), b""),
+        (Refusal.ADDRESS, Command.READ, (top, 2), b""),
+        (Refusal.ADDRESS, Command.WRITE, (size - 2,), b"abc"),
+        (Refusal.ADDRESS, Command.WRITE, (top,), b"ab"),
+        (Refusal.ADDRESS, Command.FILL, (0, size + 1), b""),
+        (Refusal.ADDRESS, Command.FILL, (1, top), b""),
+        (Refusal.ADDRESS, Command.CRC, (size, 1, 0), b""),
+        (Refusal.ADDRESS, Command.COPY, (size - 3, 4, 0), b""),
+        (Refusal.ADDRESS, Command.COPY, (0, 4, size - 3), b""),
+        (Refusal.ADDRESS, Command.COPY, (0, 4, top), b""),
+        (Refusal.ADDRESS, Command.RUN, (32,), b""), (Refusal.ADDRESS, Command.RUN, (size,), b""),
+        (Refusal.ADDRESS, Command.RUN, (top - 63,), b""),
+    ]
+    setup.bench.random.shuffle(cases)
+    before = bytes(setup.data)
+    for reason, opcode, arguments, data in cases:
+        request = setup.frame(opcode, *arguments, data=data)
+        for _ in range(2):  # a repetition is refused for the same reason
+            frames = await setup.exchange(request)
+            assert [frame.opcode for frame in frames] == [REFUSED], (reason, opcode, arguments)
+            assert frames[0].payload[:2] == bytes((reason, opcode)), (frames, reason, opcode)
+    assert bytes(setup.data) == before and not setup.core.starts
+    await setup.exchange(setup.frame(Command.READ, size - MAX_DATA, MAX_DATA))
+    await setup.exchange(setup.frame(Command.TIMESTAMPS, 5, 2))
+
+
+@cocotb.test()
+async def runs_and_status(dut):
+    setup = Setup(dut, line=0.1)
+    await setup.reset()
+    await setup.hello()
+    core = setup.core
+    run = setup.frame(Command.RUN, 128)
+    await setup.exchange(run)
+    assert core.starts == [128]
+    core.busy = True
+    core.outcome = (ErrorCode.DEADLOCK, Queue.STORE, 0x12345678)
+    frames = await setup.exchange(setup.frame(Command.STATUS))
+    assert Status.decode(frames[0].payload) == Status(
+        busy=True, error=5, queue=4, address=0x12345678, runs=1, timestamps=7)
+    frames = await setup.exchange(run)
+    assert frames[0].opcode == Command.RUN | ANSWER, "a repeated RUN is answered as before"
+    refused = setup.frame(Command.RUN, 64)
+    frames = await setup.exchange(refused)
+    assert frames[0].payload[0] == Refusal.BUSY
+    core.busy = False
+    frames = await setup.exchange(refused)
+    assert frames[0].payload[0] == Refusal.BUSY, "what was refused is not done when repeated"
+    assert core.starts == [128]
+    await setup.exchange(setup.frame(Command.COUNTERS))
+    await setup.exchange(setup.frame(Command.TIMESTAMPS, 0, 7))
+    await setup.exchange(setup.frame(Command.TIMESTAMPS, 6, 1))
+    await setup.exchange(setup.frame(Command.WATCHDOG, 0xDEADBEEF))
+    assert int(setup.bench.port("control__watchdog").value) == 0xDEADBEEF
+    cancel = setup.frame(Command.CANCEL)
+    await setup.exchange(cancel)
+    await setup.exchange(cancel)
+    assert core.cancels == core.peer_cancels == 1
+    for _ in range(2):
+        await setup.exchange(setup.frame(Command.RUN, 0))
+    assert core.starts == core.peer_starts == [128, 0, 0]
+    await setup.exchange(setup.frame(Command.RESET))
+    assert core.cancels == 2
+    assert int(setup.bench.port("control__watchdog").value) == WATCHDOG_DEFAULT
+    frames = await setup.exchange(setup.frame(Command.STATUS))
+    assert Status.decode(frames[0].payload).runs == 0
+
+
+@cocotb.test()
+async def repetitions_have_no_effect(dut):
+    """Every request is sent again later, within what the device knows as the past."""
+    setup = Setup(dut, memory=0.2)
+    source, size = setup.bench.random, setup.config.memory_size
+    await setup.reset()
+    await setup.hello()
+    sent = []
+    for index in range(60):
+        address, length = random_range(source, size, 40)
+        if index % 3 == 0:
+            request = setup.frame(Command.WRITE, address, data=source.randbytes(length))
+        elif index % 3 == 1:
+            request = setup.frame(Command.FILL, address, length)
+        else:
+            half = size // 2
+            request = setup.frame(Command.COPY, address % half // 2, length, half + address % half
+                                  // 2)
+        sent.append(request)
+        await setup.exchange(request + (source.choice(sent) if index % 2 else b""))
+    setup.check_memory()
+
+
+@cocotb.test()
+async def lost_requests_are_asked_for(dut):
+    setup = Setup(dut)
+    await setup.reset()
+    await setup.hello()
+    first, second, third = (setup.frame(Command.WRITE, i, data=bytes([i + 1])) for i in range(3))
+    before = bytes(setup.data)
+    await setup.exchange(first)
+    frames = await setup.exchange(third)
+    assert frames == [Frame(REFUSED, 1, words(Refusal.RESEND | 1 << 16))]
+    assert setup.data[2] == before[2]
+    await setup.exchange(second + third)
+    setup.check_memory()
+
+
+@cocotb.test()
+async def one_good_frame_ends_garbage(dut):
+    """From every state that garbage can leave, the next good frame is executed."""
+    setup = Setup(dut, line=0.1, memory=0.1)
+    source = setup.bench.random
+    await setup.reset()
+    await setup.hello()
+    for round_number in range(80):
+        request = setup.frame(Command.WRITE, round_number, data=source.randbytes(
+            source.randrange(1, 60)))
+        match round_number % 4:
+            case 0:
+                noise = source.randbytes(source.randrange(1, 30))
+            case 1:
+                noise = request[:source.randrange(1, len(request) - 1)]
+            case 2:
+                damaged = bytearray(request)
+                damaged[source.randrange(1, len(request) - 1)] ^= 1 << source.randrange(8)
+                noise = bytes(damaged)
+            case _:
+                noise = bytes(source.randrange(1, 256) for _ in range(source.randrange(360, 800)))
+        setup.rx.send(noise + request)
+        await setup.quiet(200)
+        done = [frame for frame in setup.answers() if frame.opcode == Command.WRITE | ANSWER]
+        assert [frame.sequence for frame in done] == [round_number], (
+            f"round {round_number}, seed {setup.bench.seed}")
+        setup.peer.receive(request)
+    setup.check_memory()
+
+
+@cocotb.test()
+async def damaged_frames_do_nothing(dut):
+    """Any damage of up to four bits, or a lost or doubled byte, leaves memory as it was."""
+    setup = Setup(dut)
+    source = setup.bench.random
+    await setup.reset()
+    await setup.hello()
+    before = bytes(setup.data)
+    good = setup.frame(Command.WRITE, 0, data=source.randbytes(100), sequence=0)
+    for _ in range(60):
+        damaged = bytearray(good)
+        kind = source.randrange(3)
+        if kind == 0:
+            for _ in range(source.randrange(1, 5)):
+                damaged[source.randrange(1, len(good) - 1)] ^= 1 << source.randrange(8)
+        elif kind == 1:
+            del damaged[source.randrange(1, len(good) - 1)]
+        else:
+            place = source.randrange(1, len(good) - 1)
+            damaged.insert(place, damaged[place])
+        if bytes(damaged) != good and decode_frame(bytes(damaged).strip(b"\0"), SESSION) is None:
+            setup.rx.send(bytes(damaged))
+    await setup.quiet()
+    assert all(frame.opcode == REFUSED and frame.payload[0] == Refusal.RESEND
+               for frame in setup.answers())
+    assert setup.data == before
+    setup.rx.send(encode_frame(Command.WRITE, 0, words(0) + b"x", SESSION ^ 1))
+    await setup.quiet()
+    assert setup.data == before, "another session's frame was executed"
+
+
+@cocotb.test()
+async def frames_of_every_length(dut):
+    """COBS blocks of every length, zeros at every place, in both directions."""
+    setup = Setup(dut)
+    source = setup.bench.random
+    await setup.reset()
+    await setup.hello()
+    for length in (1, 2, *range(242, 254), MAX_DATA):
+        body = bytes(source.randrange(1, 256) for _ in range(length))
+        zeroed = bytearray(body)
+        zeroed[source.randrange(length)] = 0
+        for data in (body, bytes(zeroed), bytes(length)):
+            await setup.exchange(setup.frame(Command.WRITE, 5, data=data)
+                                 + setup.frame(Command.READ, 5, length))
+    setup.check_memory()
+
+
+@cocotb.test()
+async def long_writes_keep_the_line_busy(dut):
+    setup = Setup(dut, latency=50)
+    await setup.reset()
+    await setup.hello()
+    frames = b"".join(setup.frame(Command.WRITE, MAX_DATA * i, data=setup.bench.random.randbytes(
+        MAX_DATA)) for i in range(5))
+    begun = setup.bench.cycle
+    setup.rx.send(frames)
+    await setup.rx.drained()
+    cycles = setup.bench.cycle - begun
+    assert cycles <= 1.02 * len(frames), f"{cycles} cycles for {len(frames)} bytes"
+    count = 5
+    await setup.quiet()
+    setup.answers()
+    begun = setup.bench.cycle
+    setup.rx.send(b"".join(setup.frame(Command.READ, MAX_DATA * i, MAX_DATA)
+                           for i in range(count)))
+    got = []
+    while len(got) < count:
+        await setup.bench.ticks(10)
+        got += setup.answers()
+    cycles = setup.bench.cycle - begun
+    if setup.config.rows > 4:  # the smallest configurations read a beat at a time
+        assert cycles <= 1.4 * count * MAX_DATA, f"{cycles} cycles for {count * MAX_DATA} bytes"
+
+
