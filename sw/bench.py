@@ -29,42 +29,48 @@ def bench_model(name: str, *, config: str | Config = "default",
                 layers: str | None = None, batch: int = 1,
                 load: Callable[[str], tuple[Any, Any]] | None = None,
                 progress: Progress = lambda text: None) -> dict[str, Any]:
-    """Measure a named model (`systolith.models.zoo`) or any MODEL of the command line.
+    """Measure a named model (`systolith.models.MODELS`) or any MODEL of the command line.
 
     `memory_bytes_per_cycle` widens the memory port where it exceeds the configuration's. `layers`
     is "A:B", indices of the integer graph's operations. Raises `systolith.Error` for what cannot be
     found, imported or compiled.
     """
+    from . import models
     from .importer import import_model
-    from .models import zoo
 
     chosen = load_config(config)
     if memory_bytes_per_cycle is not None and (
             memory_bytes_per_cycle > chosen.memory_bytes_per_beat):
         chosen = chosen.replace(memory_bytes_per_beat=memory_bytes_per_cycle)
     progress("quantizing")
-    if name in zoo.NAMES:
-        graph, images = zoo.graph(name, bias=chosen.bias, multiplier_bits=chosen.multiplier_bits)
+    if name in models.MODELS:
+        model, example = models.load_quantized(name)
     elif load is None:
-        raise InputError(f"no model '{name}': the named ones are {', '.join(zoo.NAMES)}")
+        raise InputError(f"no model '{name}': the named ones are {', '.join(models.MODELS)}")
     else:
         model, example = load(name)
-        graph = import_model(model, example, bias=chosen.bias,
-                             multiplier_bits=chosen.multiplier_bits)
-        images = None
+    graph = import_model(model, example, bias=chosen.bias,
+                         multiplier_bits=chosen.multiplier_bits)
+    images = first_images(graph, example)
     if layers is not None:
         graph, images = cut(graph, images, layers)
-    if images is None:
-        generator = np.random.default_rng(0)
-        images = {tensor: generator.integers(-128, 128, graph.tensors[tensor].shape, np.int8)
-                  for tensor in graph.inputs}
     return bench_graph(graph, images, name=name, config=chosen, batch=batch,
                        memory_bytes_per_cycle=memory_bytes_per_cycle,
                        memory_latency=memory_latency, progress=progress)
 
 
-def cut(graph: Graph, images: dict[str, np.ndarray] | None,
-        layers: str) -> tuple[Graph, dict[str, np.ndarray]]:
+def first_images(graph: Graph, example: Any) -> dict[str, np.ndarray]:
+    """The first image of an example input, quantized; seeded random levels without an example."""
+    if example is None:
+        generator = np.random.default_rng(0)
+        return {name: generator.integers(-128, 128, graph.tensors[name].shape, np.int8)
+                for name in graph.inputs}
+    given = example if isinstance(example, tuple | list) else (example,)
+    return {name: graph.tensors[name].quantize(np.asarray(array)[0])
+            for name, array in zip(graph.inputs, given, strict=True)}
+
+
+def cut(graph: Graph, images: dict[str, np.ndarray], layers: str) -> tuple[Graph, dict[str, np.ndarray]]:
     """The part of a graph between two operations, and the tensors that feed it.
 
     `layers` is "A:B" as in a Python slice. The tensors come from the integer reference. Raises
@@ -87,10 +93,6 @@ def cut(graph: Graph, images: dict[str, np.ndarray] | None,
     wanted = set(graph.outputs) | {
         name for node in graph.nodes if node not in nodes for name in node.inputs}
     outputs = [node.output for node in nodes if node.output in wanted]
-    if images is None:
-        generator = np.random.default_rng(0)
-        images = {name: generator.integers(-128, 128, graph.tensors[name].shape, np.int8)
-                  for name in graph.inputs}
     values = execute(graph, {name: image[None] for name, image in images.items()})
     part = Graph(inputs=fed, outputs=outputs, nodes=nodes,
                  tensors={name: graph.tensors[name] for name in (*fed, *made)},

@@ -243,13 +243,22 @@ def report(source: Annotated[Path, typer.Argument(help="program file, or JSON of
 def main() -> None:
     """Entry point: the user's errors become one line on standard error and exit code 1."""
     try:
-        app()
+        code = app(standalone_mode=False)
     except Error as error:
         print(f"systolith: {error}", file=sys.stderr)
-        sys.exit(1)
+        code = 1
+    except typer.Abort:
+        code = 130
+    except Exception as error:
+        # Usage errors are click's, of which typer brings its own copy in some versions.
+        if not hasattr(error, "format_message"):
+            raise
+        print(f"systolith: {error.format_message()} Try systolith --help.", file=sys.stderr)
+        code = 1
     except KeyboardInterrupt:
         print("systolith: interrupted", file=sys.stderr)
-        sys.exit(130)
+        code = 130
+    sys.exit(code if isinstance(code, int) else 0)
 
 
 if __name__ == "__main__":
