@@ -60,11 +60,11 @@ def reference(model: Any, images: Any, *, example_input: Any = None, bias: str =
         if example_input is None:
             example_input = tuple(array[:1] for array in arrays)
         graph = import_model(model, example_input, bias=bias)
-    arrays = tuple(np.asarray(array) for array in arrays)
     if len(arrays) != len(graph.inputs):
         raise InputError(f"the network has {len(graph.inputs)} inputs "
                          f"({', '.join(graph.inputs)}), not {len(arrays)}")
-    levels = {name: graph.tensors[name].quantize(array)
+    levels = {name: graph.tensors[name].quantize(_as_inside(np.asarray(array),
+                                                            graph.tensors[name].shape))
               for name, array in zip(graph.inputs, arrays, strict=True)}
     tensors = execute(graph, levels)
     if not dequantize:
@@ -73,6 +73,13 @@ def reference(model: Any, images: Any, *, example_input: Any = None, bias: str =
         floats = {name: graph.tensors[name].dequantize(tensors[name]) for name in graph.outputs}
         results = run_tail(graph.tail, floats, graph.results)
     return results[0] if len(results) == 1 else tuple(results)
+
+
+def _as_inside(array: Array, shape: ir.Shape) -> Array:
+    """Sequences [N, C, L] as the [N, C, 1, L] that the graph computes with."""
+    if array.ndim == 3 and array.shape[1:] == (shape[0], *shape[2:]) and len(shape) == 3:
+        return array[:, :, None]
+    return array
 
 
 def execute(graph: ir.Graph, inputs: Mapping[str, Array] | Array) -> dict[str, Array]:
@@ -193,7 +200,7 @@ def _transposed(graph: ir.Graph, node: ir.ConvTranspose2d, x: Array) -> Array:
         part = values[:, group * group_in:(group + 1) * group_in].transpose(0, 2, 3, 1)
         for ky in range(node.kernel[0]):
             for kx in range(node.kernel[1]):
-                product = part.astype(np.float64) @ node.weight[outputs, :, ky, kx].T.astype(
+                product: Array = part.astype(np.float64) @ node.weight[outputs, :, ky, kx].T.astype(
                     np.float64)
                 rows = slice(ky * dilate_y, ky * dilate_y + (height - 1) * stride_y + 1, stride_y)
                 columns = slice(kx * dilate_x, kx * dilate_x + (width - 1) * stride_x + 1, stride_x)
@@ -205,7 +212,7 @@ def _transposed(graph: ir.Graph, node: ir.ConvTranspose2d, x: Array) -> Array:
 
 def _linear(graph: ir.Graph, node: ir.Linear, x: Array) -> Array:
     exact = exact_type(node.weight)
-    total = x.astype(exact) @ node.weight.T.astype(exact)
+    total: Array = x.astype(exact) @ node.weight.T.astype(exact)
     return _finish(graph, node, total.astype(np.int64), bias=node.bias, rounding=node.rounding)
 
 
@@ -216,8 +223,7 @@ def _add(graph: ir.Graph, node: ir.Add, a: Array, b: Array) -> Array:
 
 def _multiply(graph: ir.Graph, node: ir.Multiply, a: Array, b: Array) -> Array:
     b = b.reshape(*b.shape, *(1,) * (a.ndim - b.ndim))
-    product = (a.astype(np.int64) - node.zero_a) * (b.astype(np.int64) - node.zero_b)
-    return _finish(graph, node, product, bias=0)
+    return _finish(graph, node, numerics.product(a, b, node.zero_a, node.zero_b), bias=0)
 
 
 def _max_pool(graph: ir.Graph, node: ir.MaxPool, x: Array) -> Array:
@@ -226,7 +232,7 @@ def _max_pool(graph: ir.Graph, node: ir.MaxPool, x: Array) -> Array:
 
 def _average_pool(graph: ir.Graph, node: ir.AveragePool, x: Array) -> Array:
     padded = _pad(x, node.padding, graph.tensors[node.inputs[0]].zero_point)
-    total = _windows(padded, node).sum(axis=(4, 5), dtype=np.int64)
+    total: Array = _windows(padded, node).sum(axis=(4, 5), dtype=np.int64)
     return _finish(graph, node, total, bias=node.bias)
 
 
@@ -235,7 +241,7 @@ def _requantize(graph: ir.Graph, node: ir.Requantize, x: Array) -> Array:
 
 
 def _table(graph: ir.Graph, node: ir.Table, x: Array) -> Array:
-    return node.table[x.astype(np.int64) + 128]
+    return numerics.look_up(node.table, x)
 
 
 def _concat(graph: ir.Graph, node: ir.Concat, *inputs: Array) -> Array:

@@ -36,7 +36,7 @@ def _log_softmax(x: Array, *, axis: int) -> Array:
     return shifted - np.log(np.exp(shifted).sum(axis=axis, keepdims=True))
 
 
-def _argmax(x: Array, *, axis: int | None, keepdims: bool) -> Array:
+def _argmax(x: Array, *, axis: int, keepdims: bool) -> Array:
     return np.asarray(x.argmax(axis=axis, keepdims=keepdims), np.int64)
 
 

@@ -98,6 +98,7 @@ class Lowering:
         self._leaves: dict[fx.Node, tuple[str, Quantization]] = {}
         self._done: dict[tuple[fx.Node, Quantization], str] = {}
         self._inputs: dict[fx.Node, tuple[str, Quantization]] = {}
+        self._transparent: dict[fx.Node, fx.Node] = {}
 
     def lower_quantizes(self) -> None:
         """Lower every quantize node in order, collecting refusals, and go on behind each."""
@@ -112,6 +113,9 @@ class Lowering:
             except ModelError as refusal:
                 self.refusals.append(refusal)
                 continue
+            if self._is_shuffling(node, target):
+                self._transparent[node] = node.args[0]
+                continue
             try:
                 tensor = self.lower(node.args[0], target)
                 self._leaves[node] = tensor, target
@@ -119,6 +123,21 @@ class Lowering:
             except ModelError as refusal:
                 self.refusals.append(refusal)
                 self._pretend(node, target)
+
+    def _is_shuffling(self, node: fx.Node, target: Quantization) -> bool:
+        """Whether a quantize stands inside a channel shuffle, where it changes nothing."""
+        try:
+            kind = self.quantization(node.args[0])
+            return kind is not None and kind.same_scale(target) and len(value_shape(node)) == 5
+        except ModelError:
+            return False
+
+    def behind(self, node: Any) -> Any:
+        """The value itself where `node` only quantizes and dequantizes it inside a shuffle."""
+        while (isinstance(node, fx.Node) and operator_name(node) == "dequantize_per_tensor"
+               and node.args[0] in self._transparent):
+            node = self._transparent[node.args[0]]
+        return node
 
     def _pretend(self, node: fx.Node, target: Quantization) -> None:
         """After a refusal declare the tensor anyway, so that what follows can be judged too."""
@@ -141,6 +160,7 @@ class Lowering:
         return self._done[key]
 
     def _lower(self, node: fx.Node, target: Quantization) -> str:
+        node = self.behind(node)
         if node.op == "placeholder":
             return self._input(node, target)
         name = operator_name(node)
@@ -163,6 +183,7 @@ class Lowering:
 
     def quantization(self, node: Any) -> Quantization | None:
         """The quantization that a float value already has; None when it was computed since."""
+        node = self.behind(node)
         if not isinstance(node, fx.Node) or node.op != "call_function":
             return None
         name = operator_name(node)

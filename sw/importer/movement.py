@@ -24,7 +24,7 @@ def lower_identity(lowering: Lowering, node: fx.Node, target: Quantization) -> s
 @handles("flatten", "view", "reshape", "unflatten", "squeeze", "unsqueeze", selects=True)
 def lower_reshape(lowering: Lowering, node: fx.Node, target: Quantization) -> str:
     """as an order of the data, which costs nothing"""
-    shuffled = _shuffle_groups(node)
+    shuffled = _shuffle_groups(lowering, node)
     if shuffled:
         source, groups = shuffled
         tensor = lowering.lower(source, target)
@@ -164,15 +164,15 @@ def _keep_batch(node: fx.Node) -> None:
         raise rules.BatchAxis(layer=layer_name(node), operator=operator_name(node))
 
 
-def _shuffle_groups(node: fx.Node) -> tuple[fx.Node, int] | None:
+def _shuffle_groups(lowering: Lowering, node: fx.Node) -> tuple[fx.Node, int] | None:
     """Source and groups of view -> transpose -> view, which is how channels are shuffled."""
     names = ("view", "reshape", "contiguous", "clone", "_unsafe_view")
-    inner: Any = node.args[0]
+    inner: Any = lowering.behind(node.args[0])
     while operator_name(inner) in ("contiguous", "clone"):
-        inner = inner.args[0]
+        inner = lowering.behind(inner.args[0])
     if operator_name(inner) not in ("transpose", "permute"):
         return None
-    split: Any = inner.args[0]
+    split: Any = lowering.behind(inner.args[0])
     if operator_name(split) not in names:
         return None
     source: Any = split.args[0]

@@ -18,7 +18,7 @@ MEAN, DEVIATION = 0.45, 0.23
 
 @cache
 def _photographs() -> list[NDArray[np.float32]]:
-    return [np.asarray(image, np.float32).transpose(2, 0, 1) / 255
+    return [image.transpose(2, 0, 1).astype(np.float32) / np.float32(255)
             for image in load_sample_images().images]
 
 

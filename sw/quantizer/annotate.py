@@ -20,7 +20,7 @@ from systolith.importer.fx import arguments, is_constant, operator_name
 from systolith.quantizer.observers import (
     ActivationObserver,
     BiasFakeQuantize,
-    ChannelWeightObserver,
+    PerChannelWeightObserver,
     RangeObserver,
     ScaleLink,
     TensorWeightObserver,
@@ -87,7 +87,7 @@ class SystolithQuantizer(Quantizer):
             qscheme=torch.per_tensor_affine)
 
     def _weight_spec(self, axis: int, per_channel: bool) -> QuantizationSpec:
-        kind = ChannelWeightObserver if per_channel else TensorWeightObserver
+        kind = PerChannelWeightObserver if per_channel else TensorWeightObserver
         limit = (1 << (self.weight_bits - 1)) - 1
         axis_given = {"ch_axis": axis} if per_channel else {}
         observer: Any = kind.with_args(eps=torch.finfo(torch.float32).tiny)
@@ -118,17 +118,17 @@ class SystolithQuantizer(Quantizer):
         elif name in _SUMS:
             self._sum(node)
         elif name in _FUNCTIONS or name in _AVERAGES:
-            self._mark(node, {node.args[0]: self._activation}, None)
+            self._mark(node, self._inputs(node.args[0]), None)
             self._result(_last(node), self._activation)
         elif name in _FIXED:
             scale, zero_point = _FIXED[name]
-            self._mark(node, {node.args[0]: self._activation}, FixedQParamsQuantizationSpec(
+            self._mark(node, self._inputs(node.args[0]), FixedQParamsQuantizationSpec(
                 dtype=torch.int8, scale=scale, zero_point=zero_point, quant_min=-128,
                 quant_max=127, qscheme=torch.per_tensor_affine))
         elif name == "cat":
             self._concat(node)
         elif name in _PARTS:
-            self._mark(node, {node.args[0]: self._activation}, None)
+            self._mark(node, self._inputs(node.args[0]), None)
         elif name in _SHARING or (name == "getitem" and operator_name(node.args[0]) in _PARTS):
             self._share(node)
 
@@ -138,8 +138,8 @@ class SystolithQuantizer(Quantizer):
         transposed = "transpose" in name
         # The scales of a grouped transposed layer would lie along the channels of one group.
         per_channel = self.per_channel and not (transposed and values["groups"] != 1)
-        inputs: dict[Any, Any] = {source: self._activation,
-                                  weight: self._weight_spec(1 if transposed else 0, per_channel)}
+        inputs = self._inputs(source)
+        inputs[weight] = self._weight_spec(1 if transposed else 0, per_channel)
         if isinstance(bias, fx.Node):
             inputs[bias] = DerivedQuantizationSpec(
                 derived_from=[(source, node), (weight, node)], derive_qparams_fn=_derived_scale,
@@ -155,13 +155,13 @@ class SystolithQuantizer(Quantizer):
         if not operands or (len(operands) == 1 and operator_name(operands[0]) in _LAYERS
                             and operator_name(node) != "mul"):
             return  # a constant behind a layer joins its bias; `_last` has gone past it
-        self._mark(node, dict.fromkeys(operands, self._activation), None)
+        self._mark(node, self._inputs(*operands), None)
         self._result(_last(node), self._activation)
 
     def _concat(self, node: fx.Node) -> None:
         tensors: Any = node.args[0]
         first = (tensors[0], node)
-        inputs: dict[Any, Any] = {tensors[0]: self._activation}
+        inputs = self._inputs(tensors[0])
         for item in tensors[1:]:
             inputs.setdefault(item, SharedQuantizationSpec(first))
         self._mark(node, inputs, SharedQuantizationSpec(first))
@@ -172,9 +172,25 @@ class SystolithQuantizer(Quantizer):
             # The parts of a split share the scale of what was split.
             self._mark(node, {}, SharedQuantizationSpec((source.args[0], source)))
             return
-        if not _is_quantized(source):
+        value = node.meta.get("val")
+        if value is not None and value.ndim > 4:
+            return  # the middle of a channel shuffle is no tensor of its own
+        if _is_quantized(source):
+            self._mark(node, self._inputs(source), SharedQuantizationSpec((source, node)))
             return
-        self._mark(node, {source: self._activation}, SharedQuantizationSpec((source, node)))
+        while operator_name(source) in _SHARING and not _is_quantized(source):
+            source = source.args[0]
+        if _is_quantized(source) and source.op != "placeholder":
+            self._mark(node, {}, SharedQuantizationSpec(source))
+
+    def _inputs(self, *sources: fx.Node) -> dict[Any, Any]:
+        """Specifications of an operator's inputs; a fixed scale is taken over from its maker."""
+        specs: dict[Any, Any] = {}
+        for source in sources:
+            made = source.meta.get(_KEY)
+            fixed = made is not None and isinstance(made.output_qspec, FixedQParamsQuantizationSpec)
+            specs[source] = SharedQuantizationSpec(source) if fixed else self._activation
+        return specs
 
     def _mark(self, node: fx.Node, inputs: dict[Any, Any], output: Any) -> None:
         node.meta[_KEY] = QuantizationAnnotation(input_qspec_map=inputs, output_qspec=output,

@@ -16,8 +16,8 @@ from torchao.quantization.pt2e.observer import (
 
 from systolith.sim.numerics import BIAS_LIMIT
 
-__all__ = ["ActivationObserver", "BiasFakeQuantize", "ChannelWeightObserver", "ScaleLink",
-           "TensorWeightObserver", "scale_floor", "snap_scale"]
+__all__ = ["ActivationObserver", "BiasFakeQuantize", "PerChannelWeightObserver", "RangeObserver",
+           "ScaleLink", "TensorWeightObserver", "scale_floor", "snap_scale"]
 
 INT32_LEVELS = (-(1 << 31), (1 << 31) - 1)
 OUTPUT_STEP_FLOOR = 2.0 ** -16
@@ -27,12 +27,14 @@ OUTPUT_STEP_FLOOR = 2.0 ** -16
 class ActivationObserver(HistogramObserver):
     """A histogram observer that searches its range once, not once for every reader."""
 
+    _found: tuple[Tensor, ...] = ()
+
     def forward(self, x_orig: Tensor) -> Tensor:
-        self._found: tuple[Tensor, Tensor] | None = None
+        self._found = ()
         return super().forward(x_orig)
 
-    def calculate_qparams(self) -> tuple[Tensor, Tensor]:
-        if getattr(self, "_found", None) is None:
+    def calculate_qparams(self) -> tuple[Tensor, ...]:
+        if not self._found:
             self._found = super().calculate_qparams()
         return self._found
 
@@ -116,8 +118,11 @@ class _Linked:
         return scale, zero_point
 
 
-class ChannelWeightObserver(_Linked, PerChannelMinMaxObserver):
-    """Symmetric weight scales a channel, never below the layer's floor."""
+class PerChannelWeightObserver(_Linked, PerChannelMinMaxObserver):
+    """Symmetric weight scales a channel, never below the layer's floor.
+
+    PT2E passes the channel axis only to classes with "PerChannel" in their name.
+    """
 
 
 class TensorWeightObserver(_Linked, MinMaxObserver):
@@ -184,8 +189,9 @@ class BiasFakeQuantize(FakeQuantizeBase):
                 model.register_buffer(f"{name}_scale", scale)
                 model.register_buffer(f"{name}_zero", torch.zeros(scale.shape, dtype=torch.int64))
                 operator = torch.ops.quantized_decomposed.dequantize_per_channel.default
-                arguments = (levels, model.graph.get_attr(f"{name}_scale"),
-                             model.graph.get_attr(f"{name}_zero"), 0, *INT32_LEVELS, torch.int32)
+                arguments: tuple[Any, ...] = (
+                    levels, model.graph.get_attr(f"{name}_scale"),
+                    model.graph.get_attr(f"{name}_zero"), 0, *INT32_LEVELS, torch.int32)
             else:
                 operator = torch.ops.quantized_decomposed.dequantize_per_tensor.default
                 arguments = (levels, float(scale), 0, *INT32_LEVELS, torch.int32)
