@@ -7,7 +7,7 @@ from amaranth.lib.wiring import In, Out
 from .config import Config
 from .ports import MAX_BURST_BEATS, MemoryReadSignature, memory_write_signature
 
-__all__ = ["MemoryArbiter", "outstanding_requests"]
+__all__ = ["MemoryArbiter", "RoundRobin", "outstanding_requests"]
 
 
 def outstanding_requests(config: Config) -> int:
@@ -18,8 +18,12 @@ def outstanding_requests(config: Config) -> int:
     return {4: 4, 8: 16}.get(config.rows, 32)
 
 
-class _RoundRobin:
-    """Chooses among `requests`; the choice moves on behind the last one that was granted."""
+class RoundRobin:
+    """Adds to `m` a choice among `requests` that takes turns.
+
+    `choice` is the index of the next request behind the one that was chosen when `advance` was
+    last 1; without any request it means nothing.
+    """
 
     def __init__(self, m, requests, advance, name):
         count = len(requests)
@@ -97,7 +101,7 @@ class MemoryArbiter(wiring.Component):
         taken = Signal()
         m.d.comb += [port.valid.eq(held), taken.eq(~held | port.ready)]
         accepted = Signal()
-        turn = _RoundRobin(m, [writer.valid for writer in self.writers], accepted, "writer")
+        turn = RoundRobin(m, [writer.valid for writer in self.writers], accepted, "writer")
         m.d.comb += accepted.eq(taken & Cat(writer.valid for writer in self.writers).any())
         with m.If(taken):
             m.d.sync += held.eq(accepted)
@@ -131,7 +135,7 @@ class MemoryArbiter(wiring.Component):
             accepted.eq(taken & Cat(*requests).any()),
             bursts.w_en.eq(accepted),
         ]
-        turn = _RoundRobin(m, requests, accepted, "reader")
+        turn = RoundRobin(m, requests, accepted, "reader")
         with m.If(accepted):
             m.d.sync += held.eq(1)
         with m.Elif(port.request.ready & ~older_write):

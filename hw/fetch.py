@@ -1,0 +1,221 @@
+"""Instruction fetch: reads the descriptor and prefetches the five instruction lists."""
+
+from amaranth import Array, Cat, Module, Mux, Signal
+from amaranth.lib import data, fifo, memory, wiring
+from amaranth.lib.wiring import In, Out
+
+from .arbiter import RoundRobin
+from .config import Config
+from .isa import DESCRIPTOR_BYTES, DESCRIPTOR_MAGIC, INSTRUCTION_BYTES, ErrorCode, Opcode, Queue
+from .ports import MemoryReadSignature
+
+__all__ = ["Fetch", "beat_layout", "prefetch_slots"]
+
+_QUEUES = len(Queue)
+_UNIT_BITS = (INSTRUCTION_BYTES - 1).bit_length()  # lists and descriptors are aligned to this
+_OUTSTANDING = 8  # requests that wait for their data
+
+
+def prefetch_slots(config: Config) -> int:
+    """Instructions a queue that wait in the prefetch buffer, which is one block RAM or two."""
+    return 2 if config.rows <= 4 else 8
+
+
+def beat_layout(config: Config) -> data.StructLayout:
+    """A part of the instruction that goes to a queue: its `index`-th beat."""
+    beats = INSTRUCTION_BYTES // config.memory_bytes_per_beat
+    return data.StructLayout({"queue": 3, "index": range(max(beats, 2)), "last": 1,
+                              "data": 8 * config.memory_bytes_per_beat})
+
+
+class Fetch(wiring.Component):
+    """Fetches programs from main memory.
+
+    After `start` it reads the descriptor at `base` and reports it. Then it keeps the prefetch
+    buffer of each queue filled up to the queue's END, and hands out instructions, a beat a cycle,
+    to the queues that `want` one. The descriptor and each list begin at a multiple of
+    `INSTRUCTION_BYTES`; nothing outside of main memory is read.
+
+    Members
+    -------
+    start : In(1), base : In(32)
+        Begin a run; `base` is looked at then. A running fetch is stopped by resetting it.
+    read : Out(MemoryReadSignature)
+    described : Out(1)
+        Pulse: the descriptor was read. `code` says what is wrong with it (ADDRESS: it lies outside
+        of main memory or is not aligned), `starts` the byte address of each list.
+    want : In(5)
+        Queues that have no instruction. `want` falls when the last beat has come.
+    beat, beat_valid : Out
+        Part of an instruction for a queue that wants one.
+    missing : Out(5)
+        The queue's next instruction is outside of main memory, or its list is not aligned, and
+        everything in front of it has been handed out.
+    """
+
+    def __init__(self, config: Config):
+        self._config = config
+        self._beats = INSTRUCTION_BYTES // config.memory_bytes_per_beat
+        super().__init__({
+            "start": In(1),
+            "base": In(32),
+            "read": Out(MemoryReadSignature(config)),
+            "described": Out(1),
+            "code": Out(ErrorCode),
+            "starts": Out(data.ArrayLayout(32, _QUEUES)),
+            "want": In(_QUEUES),
+            "beat": Out(beat_layout(config)),
+            "beat_valid": Out(1),
+            "missing": Out(_QUEUES),
+        })
+
+    def elaborate(self, platform):
+        m = Module()
+        config, beats = self._config, self._beats
+        units = config.memory_size // INSTRUCTION_BYTES
+        slots = prefetch_slots(config)
+        slot_bits = (slots - 1).bit_length()
+
+        running = Signal()  # the descriptor was good
+        request, taken = Signal(), Signal()
+        address = Signal(32 - _UNIT_BITS)
+        m.d.comb += [
+            self.read.request.valid.eq(request),
+            self.read.request.payload.address.eq(address << _UNIT_BITS),
+            self.read.request.payload.beats.eq(beats),
+            self.read.data.ready.eq(1),  # there is a place for everything that was asked for
+            taken.eq(request & self.read.request.ready),
+        ]
+        with m.If(taken):
+            m.d.sync += request.eq(0)
+
+        index = Signal(range(max(beats, 2)))
+        arrived, last = self.read.data.valid, index == beats - 1
+        with m.If(arrived):
+            m.d.sync += index.eq(Mux(last, 0, index + 1))
+
+        self._descriptor(m, running, request, address, index, arrived, last, units)
+
+        # Per queue: the next instruction to ask for, and the buffer's state.
+        following = Array(Signal(32 - _UNIT_BITS, name=f"next_{q}") for q in range(_QUEUES))
+        misaligned = Array(Signal(name=f"misaligned_{q}") for q in range(_QUEUES))
+        reserved = [Signal(range(slots + 1), name=f"reserved_{q}") for q in range(_QUEUES)]
+        filled = [Signal(range(slots + 1), name=f"filled_{q}") for q in range(_QUEUES)]
+        write_slot = Array(Signal(slot_bits, name=f"write_slot_{q}") for q in range(_QUEUES))
+        read_slot = Array(Signal(slot_bits, name=f"read_slot_{q}") for q in range(_QUEUES))
+        ended = Array(Signal(name=f"ended_{q}") for q in range(_QUEUES))
+
+        # Requests, in turn, for queues with a free slot.
+        m.submodules.owners = owners = fifo.SyncFIFO(width=3, depth=_OUTSTANDING)
+        outside = [misaligned[q] | (following[q] >= units) for q in range(_QUEUES)]
+        asking = [running & ~ended[q] & ~outside[q] & (reserved[q] != slots)
+                  for q in range(_QUEUES)]
+        choose = Signal()
+        turn = RoundRobin(m, asking, choose, "request")
+        m.d.comb += [
+            choose.eq(~request & owners.w_rdy & Cat(*asking).any()),
+            owners.w_en.eq(choose), owners.w_data.eq(turn.choice),
+        ]
+        with m.If(choose):
+            m.d.sync += [request.eq(1), address.eq(following[turn.choice]),
+                         following[turn.choice].eq(following[turn.choice] + 1)]
+        with m.If(self.described & (self.code == ErrorCode.NONE)):
+            for q in range(_QUEUES):
+                m.d.sync += [following[q].eq(self.starts[q][_UNIT_BITS:]),
+                             misaligned[q].eq(self.starts[q][:_UNIT_BITS].any())]
+
+        # Data into the buffer.
+        m.submodules.buffer = buffer = memory.Memory(
+            shape=8 * config.memory_bytes_per_beat, depth=8 * slots * beats, init=[])
+        write, read = buffer.write_port(), buffer.read_port()
+        owner = owners.r_data
+        beat_bits = (beats - 1).bit_length()
+        stored = Signal()
+        m.d.comb += [
+            stored.eq(running & arrived & last),
+            owners.r_en.eq(stored),
+            write.addr.eq(Cat(index[:beat_bits], write_slot[owner], owner)),
+            write.data.eq(self.read.data.payload),
+            write.en.eq(running & arrived),
+        ]
+        with m.If(stored):
+            m.d.sync += write_slot[owner].eq(write_slot[owner] + 1)
+        with m.If(running & arrived & (index == 0)
+                  & (self.read.data.payload[:4] == Opcode.END)):
+            m.d.sync += ended[owner].eq(1)
+
+        # Instructions out of the buffer; a queue is not chosen twice before `want` could fall.
+        loading = Signal()
+        queue = Signal(3)
+        read_index = Signal.like(index)
+        done = loading & (read_index == beats - 1)
+        wanted = [self.want[q] & (filled[q] != 0)
+                  & ~(loading & (queue == q)) & ~(self.beat_valid & (self.beat.queue == q))
+                  for q in range(_QUEUES)]
+        select = Signal()
+        next_queue = RoundRobin(m, wanted, select, "deliver")
+        m.d.comb += [
+            select.eq((~loading | done) & Cat(*wanted).any()),
+            read.addr.eq(Cat(read_index[:beat_bits], read_slot[queue], queue)),
+            read.en.eq(loading),
+            self.beat.data.eq(read.data),
+        ]
+        m.d.sync += [
+            self.beat_valid.eq(loading),
+            self.beat.queue.eq(queue),
+            self.beat.index.eq(read_index),
+            self.beat.last.eq(done),
+        ]
+        with m.If(loading):
+            m.d.sync += read_index.eq(Mux(done, 0, read_index + 1))
+        with m.If(done):
+            m.d.sync += read_slot[queue].eq(read_slot[queue] + 1)
+        with m.If(select):
+            m.d.sync += [loading.eq(1), queue.eq(next_queue.choice)]
+        with m.Elif(done):
+            m.d.sync += loading.eq(0)
+
+        delivered = self.beat_valid & self.beat.last
+        for q in range(_QUEUES):
+            out = delivered & (self.beat.queue == q)
+            m.d.sync += [
+                reserved[q].eq(reserved[q] + (choose & (turn.choice == q)) - out),
+                filled[q].eq(filled[q] + (stored & (owner == q)) - out),
+            ]
+            m.d.comb += self.missing[q].eq(
+                running & ~ended[q] & outside[q] & (reserved[q] == 0))
+        return m
+
+    def _descriptor(self, m, running, request, address, index, arrived, last, units):
+        """Reads the descriptor and takes it apart, word by word as it comes."""
+        words_a_beat = self._config.memory_bytes_per_beat // 4
+        reading, asked, outside = Signal(), Signal(), Signal()
+        expected = (DESCRIPTOR_MAGIC, self._config.hash32)
+        assert DESCRIPTOR_BYTES == INSTRUCTION_BYTES
+
+        with m.If(self.start):
+            m.d.sync += [
+                outside.eq(self.base[:_UNIT_BITS].any() | (self.base[_UNIT_BITS:] >= units)),
+                address.eq(self.base[_UNIT_BITS:]),
+                reading.eq(1),
+            ]
+        with m.If(reading & outside):
+            m.d.sync += reading.eq(0)
+            m.d.comb += [self.described.eq(1), self.code.eq(ErrorCode.ADDRESS)]
+        with m.Elif(reading & ~asked):
+            m.d.sync += [request.eq(1), asked.eq(1)]
+
+        words = [Signal(32, name=f"word_{k}") for k in range(len(expected) + _QUEUES)]
+        for k, word in enumerate(words):
+            with m.If(reading & arrived & (index == k // words_a_beat)):
+                m.d.sync += word.eq(self.read.data.payload.word_select(k % words_a_beat, 32))
+        complete = Signal()
+        m.d.sync += complete.eq(reading & arrived & last)
+        with m.If(reading & arrived & last):
+            m.d.sync += reading.eq(0)
+        good = Cat(word == value for word, value in zip(words, expected, strict=False)).all()
+        with m.If(complete):
+            m.d.comb += [self.described.eq(1),
+                         self.code.eq(Mux(good, ErrorCode.NONE, ErrorCode.DESCRIPTOR))]
+            m.d.sync += running.eq(good)
+        m.d.comb += [self.starts[q].eq(words[len(expected) + q]) for q in range(_QUEUES)]

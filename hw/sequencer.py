@@ -1,0 +1,196 @@
+"""The sequencer: starts instructions when their thresholds are met, ends runs, reports errors."""
+
+from amaranth import Array, Cat, Module, Mux, Signal
+from amaranth.lib import data, stream, wiring
+from amaranth.lib.wiring import In, Out
+
+from .config import Config
+from .fetch import beat_layout
+from .head import ENGINE_LAYOUTS, Head, engine_queues
+from .isa import INSTRUCTION_BYTES, WAIT_BITS, ErrorCode, Queue
+from .ports import EngineSignature
+
+__all__ = ["Sequencer"]
+
+_QUEUES = len(Queue)
+
+
+def _first(conditions):
+    """Index of the first condition that holds, and whether one does."""
+    index = 0
+    for k in reversed(range(len(conditions))):
+        index = Mux(conditions[k], k, index)
+    return index, Cat(*conditions).any()
+
+
+class Sequencer(wiring.Component):
+    """Runs programs.
+
+    An instruction is given to its engine when it was decoded, its thresholds are met, and the
+    engine takes it; END retires when everything in front of it has. The run is over when all five
+    queues have retired their END, or at the first error. Errors that show in the same cycle: the
+    lowest queue's counts, and before DEADLOCK, WATCHDOG and CANCELLED, in this order. An error
+    names the oldest instruction of its queue that has not retired; WATCHDOG and CANCELLED that of
+    the lowest queue with an instruction in its engine, or else of the lowest unfinished queue.
+    Until the queues are known the address is the descriptor's, and the queue LOAD.
+
+    After a run, good or bad, `clear` is held until `drained`; then the next may start.
+
+    Members
+    -------
+    start, cancel, watchdog, busy, error, error_queue, error_address
+        As in `ControlSignature`; a `watchdog` of 0 never expires.
+    load, array, vector, post, store : Out(EngineSignature)
+        The engines that there are.
+    fetch_start, base, described, code, starts, want, beat, beat_valid, missing
+        See `Fetch`.
+    clear : Out(1), drained : In(1)
+        Reset of fetch and engines; nothing of them is left in the memory system.
+    begin : Out(1), running : Out(1)
+        Pulse when a run starts; the run goes on.
+    waiting, retired, marked : Out(5)
+        A queue does nothing because thresholds are not met; an instruction retires; it is marked.
+    log_pending : In(1)
+        Marks are still being written.
+    """
+
+    def __init__(self, config: Config):
+        self._config = config
+        super().__init__({
+            "start": In(stream.Signature(32)),
+            "cancel": In(1),
+            "watchdog": In(32),
+            "busy": Out(1),
+            "error": Out(ErrorCode),
+            "error_queue": Out(Queue),
+            "error_address": Out(32),
+            **{queue.name.lower(): Out(EngineSignature(ENGINE_LAYOUTS[queue]))
+               for queue in engine_queues(config)},
+            "fetch_start": Out(1),
+            "base": Out(32),
+            "described": In(1),
+            "code": In(ErrorCode),
+            "starts": In(data.ArrayLayout(32, _QUEUES)),
+            "want": Out(_QUEUES),
+            "beat": In(beat_layout(config)),
+            "beat_valid": In(1),
+            "missing": In(_QUEUES),
+            "clear": Out(1),
+            "drained": In(1),
+            "begin": Out(1),
+            "running": Out(1),
+            "waiting": Out(_QUEUES),
+            "retired": Out(_QUEUES),
+            "marked": Out(_QUEUES),
+            "log_pending": In(1),
+        })
+
+    def elaborate(self, platform):
+        m = Module()
+        counts = Array(Signal(WAIT_BITS, name=f"retired_{queue.name.lower()}") for queue in Queue)
+        heads = []
+        codes = [Signal(ErrorCode, name=f"code_{queue.name.lower()}") for queue in Queue]
+        for queue in Queue:
+            head = Head(self._config, queue)
+            m.submodules[f"head_{queue.name.lower()}"] = head
+            heads.append(head)
+            engine = getattr(self, queue.name.lower(), None)
+            if engine is not None:
+                wiring.connect(m, head.engine, wiring.flipped(engine))
+            m.d.comb += [
+                head.beat.eq(self.beat),
+                head.beat_valid.eq(self.beat_valid & (self.beat.queue == queue)),
+                head.clear.eq(self.clear),
+                head.begin.eq(self.begin),
+                *(head.counts[other].eq(counts[other]) for other in Queue),
+                self.want[queue].eq(head.want),
+                self.waiting[queue].eq(self.running & head.waiting),
+                self.retired[queue].eq(self.running & head.retire),
+                self.marked[queue].eq(self.running & head.retire & head.mark),
+                codes[queue].eq(head.code),
+            ]
+            with m.If((head.code == ErrorCode.NONE) & head.want & head.idle
+                      & self.missing[queue]):
+                m.d.comb += codes[queue].eq(ErrorCode.ADDRESS)
+            # Stopping at the last count keeps every threshold met, however long the list is.
+            with m.If(self.begin):
+                m.d.sync += counts[queue].eq(0)
+            with m.Elif(self.retired[queue] & ~counts[queue].all()):
+                m.d.sync += counts[queue].eq(counts[queue] + 1)
+        self._control(m, heads, counts, codes)
+        return m
+
+    def _control(self, m, heads, counts, codes):
+        known = Signal()  # the descriptor was good
+        base = Signal(32)
+        idle_cycles = Signal(32)
+        deadlock = Signal()
+        finished = Cat(head.ended for head in heads).all()
+        m.d.sync += deadlock.eq(
+            self.running & ~finished & Cat(head.ended | head.stuck for head in heads).all())
+
+        failed, any_failed = _first([code != ErrorCode.NONE for code in codes])
+        unfinished, _ = _first([~head.ended for head in heads])
+        executing, any_executing = _first([~head.idle for head in heads])
+        oldest = Mux(any_executing, executing, unfinished)
+
+        stop = Signal(data.StructLayout({"code": ErrorCode, "queue": Queue}))
+        with m.If(self.described & (self.code != ErrorCode.NONE)):
+            m.d.comb += [stop.code.eq(self.code), stop.queue.eq(Queue.LOAD)]
+        with m.Elif(any_failed):
+            m.d.comb += [stop.code.eq(Array(codes)[failed]), stop.queue.eq(failed)]
+        with m.Elif(deadlock):
+            m.d.comb += [stop.code.eq(ErrorCode.DEADLOCK), stop.queue.eq(unfinished)]
+        with m.Elif((self.watchdog != 0) & (idle_cycles >= self.watchdog)):
+            m.d.comb += [stop.code.eq(ErrorCode.WATCHDOG), stop.queue.eq(oldest)]
+        with m.Elif(self.cancel):
+            m.d.comb += [stop.code.eq(ErrorCode.CANCELLED), stop.queue.eq(oldest)]
+
+        m.d.comb += [
+            self.base.eq(base),
+            self.busy.eq(1),
+        ]
+        flushing = Signal()
+        with m.FSM(name="run"):
+            with m.State("IDLE"):
+                m.d.comb += [
+                    self.busy.eq(0),
+                    self.start.ready.eq(1),
+                    self.begin.eq(self.start.valid),
+                ]
+                with m.If(self.start.valid):
+                    m.d.sync += [
+                        base.eq(self.start.payload), known.eq(0), idle_cycles.eq(0),
+                        self.error.eq(ErrorCode.NONE), self.error_queue.eq(Queue.LOAD),
+                        self.error_address.eq(0),
+                    ]
+                    m.next = "START"
+            with m.State("START"):
+                m.d.comb += [self.running.eq(1), self.fetch_start.eq(1)]
+                m.next = "RUN"
+            with m.State("RUN"):
+                m.d.comb += self.running.eq(1)
+                m.d.sync += idle_cycles.eq(Mux(self.retired.any(), 0, idle_cycles + 1))
+                with m.If(self.described):
+                    m.d.sync += known.eq(self.code == ErrorCode.NONE)
+                with m.If(stop.code != ErrorCode.NONE):
+                    m.d.sync += [self.error.eq(stop.code), self.error_queue.eq(stop.queue)]
+                    m.next = "LOCATE"
+                with m.Elif(finished & ~self.log_pending):
+                    m.next = "FLUSH"
+            with m.State("LOCATE"):
+                # What retired in the cycle of the error was in front of it, and is counted by now.
+                with m.If(known):
+                    m.d.sync += self.error_address.eq(
+                        self.starts[self.error_queue]
+                        + counts[self.error_queue] * INSTRUCTION_BYTES)
+                with m.Else():
+                    m.d.sync += self.error_address.eq(base)
+                m.next = "FLUSH"
+            with m.State("FLUSH"):
+                m.d.comb += self.clear.eq(1)
+                # What engines were about to ask for shows in `drained` one cycle later.
+                m.d.sync += flushing.eq(1)
+                with m.If(flushing & self.drained):
+                    m.d.sync += flushing.eq(0)
+                    m.next = "IDLE"
