@@ -24,7 +24,7 @@ from systolith.hw.isa import (
     Vector,
 )
 
-__all__ = ["Estimate", "estimate"]
+__all__ = ["LATENCY", "Estimate", "estimate", "transfer_cycles", "work_cycles"]
 
 BURST_BEATS = 64
 """Beats that one master moves before another gets the memory port."""
@@ -68,7 +68,7 @@ class Estimate:
         return [end - begin for begin, end in zip([0, *ends], ends, strict=False)]
 
 
-def _work(config: Config, instruction: Instruction) -> int:
+def work_cycles(config: Config, instruction: Instruction) -> int:
     """Cycles of an instruction's work in an engine that does not use the memory port."""
     match instruction:
         case Array():
@@ -86,7 +86,7 @@ def _work(config: Config, instruction: Instruction) -> int:
     return 0
 
 
-def _beats(config: Config, instruction: Instruction) -> tuple[int, int]:
+def transfer_cycles(config: Config, instruction: Instruction) -> tuple[int, int]:
     """Beats of a transfer, and the cycles that it takes at least."""
     beat = config.memory_bytes_per_beat
     match instruction:
@@ -202,7 +202,7 @@ class _Model:
         instruction = self.lists[queue][index]
         if isinstance(instruction, Load | Store):
             if not self.left[queue]:
-                beats, cycles = _beats(self.config, instruction)
+                beats, cycles = transfer_cycles(self.config, instruction)
                 self.left[queue] = beats
                 self.slack = {**getattr(self, "slack", {}), queue: cycles - beats}
                 self.free[queue] = time
@@ -218,7 +218,7 @@ class _Model:
             time += burst + self.slack[queue]
             self._retire(queue, index, time, self.latency if queue == Queue.LOAD else 0)
             return 1
-        work = _work(self.config, instruction)
+        work = work_cycles(self.config, instruction)
         self.busy[queue] += work
         begin = time
         if queue == Queue.ARRAY and time > self.free[queue] and work:

@@ -8,6 +8,7 @@ them, and the finished words go back. Nothing need fit but one channel group of 
 from dataclasses import dataclass
 
 from systolith.hw.config import Config
+from systolith.hw.isa import Queue
 
 from . import rules
 from .finish import MainTensor, fill, load, load_packed, post, post_total, store
@@ -158,16 +159,18 @@ class Blocked:
             for first in range(0, self.tiler.groups_out(operation), unit):
                 group = first * config.columns // config.rows
                 groups = group, group + words
-                slots = []
+                slot = -1
                 for j in range(first, first + unit):
                     if self.tiler.groups_in(operation, 0, j) != (0, 0):
-                        slot = self.tiler.array_slot()
+                        if slot >= 0:
+                            self.tiler.release(Queue.ARRAY, slot)
+                        slot = self.tiler.acquire(Queue.ARRAY)
                         self._accumulate(operation, j, tile, slot)
-                    slots.append(slot)
                     if j == first:
                         stage = self._stage(groups, tile)
                         operand = self._operand(operation, groups, tile)
                     post(self.tiler, operation, j, tile, stage, slot=slot, operand_b=operand)
+                self.tiler.release(Queue.ARRAY, slot)
                 self._store(operation, stage, groups, tile)
 
     def _accumulate(self, operation: Matrix, j: int, tile: Tile, slot: int) -> None:
@@ -188,10 +191,12 @@ class Blocked:
             for group in range(self.tiler.groups_out(operation)):
                 groups = group, group + 1
                 view = self._source_block(operation.sources[0], groups, tile)
-                slot = self.tiler.vector(operation, group, tile, view)
+                slot = self.tiler.acquire(Queue.VECTOR)
+                self.tiler.vector(operation, group, tile, view, slot)
                 stage = self._stage(groups, tile)
                 operand = self._operand(operation, groups, tile)
                 post(self.tiler, operation, group, tile, stage, slot=slot, operand_b=operand)
+                self.tiler.release(Queue.VECTOR, slot)
                 self._store(operation, stage, groups, tile)
 
     def _total(self, operation: Window) -> None:
@@ -201,7 +206,7 @@ class Blocked:
         tile = Tile(0, 1, 0, 1)
         for group in range(self.tiler.groups_out(operation)):
             groups = group, group + 1
-            slot = self.tiler.vector_slot()
+            slot = self.tiler.acquire(Queue.VECTOR)
             for row in range(0, feature.height, step):
                 rows = row, min(row + step, feature.height)
                 view = self._block(source.feature, groups, rows, (0, feature.width), 0)
@@ -209,6 +214,7 @@ class Blocked:
             stage = self._stage(groups, tile)
             operand = self._operand(operation, groups, tile)
             post(self.tiler, operation, group, tile, stage, slot=slot, operand_b=operand)
+            self.tiler.release(Queue.VECTOR, slot)
             self._store(operation, stage, groups, tile)
 
     def _point(self, operation: Point) -> None:

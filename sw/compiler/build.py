@@ -1,6 +1,7 @@
 """From an integer graph to a program: all passes in order."""
 
 from dataclasses import asdict
+from functools import partial
 
 from systolith.cost import estimate
 from systolith.graph import Graph
@@ -13,13 +14,14 @@ from . import memory, rules
 from .blocked import Blocked, Pixels
 from .emitter import Emitter
 from .finish import MainTensor
-from .ir import Lowered
+from .ir import Lowered, Operation
 from .lower import lower
 from .pack import Image
 from .packing import pack_inputs
 from .plan import Plan, Planned, plan_network
-from .segments import SegmentEmitter
+from .segments import SegmentUnits
 from .tiles import Tiler
+from .units import Recorder, Unit, order
 from .views import View
 
 __all__ = ["compile_graph"]
@@ -52,6 +54,11 @@ def compile_graph(graph: Graph, config: Config, *, name: str = "model",
     return _Build(graph, lowered, config, name, keep).program()
 
 
+def _run_blocked(lowered: Lowered, tensors: dict[str, MainTensor | Pixels],
+                 operation: Operation, tiler: Tiler) -> None:
+    Blocked(tiler, lowered, tensors).run(operation)
+
+
 class _Build:
     def __init__(self, graph: Graph, lowered: Lowered, config: Config, name: str, keep: bool):
         self.graph = graph
@@ -69,17 +76,33 @@ class _Build:
         kept = {operation.output for operation in self.lowered.operations} if self.keep else set()
         plan = plan_network(self.lowered, self.config, boundary | kept, self.keep)
         tensors = self._tensors(plan)
-        emitter = Emitter(self.config, self.tensor_bytes // self.config.rows)
-        tiler = Tiler(self.config, emitter, self.image, self.lowered.features)
-        blocked = Blocked(tiler, self.lowered, tensors)
-        for index, planned in enumerate(plan.segments):
-            emitter.layer = index
-            if planned.blocked:
-                blocked.run(planned.segment.operations[0])
-            else:
-                SegmentEmitter(tiler, self.lowered, tensors, planned.segment,
-                               self._views(planned), planned.stored).run()
+        units = self._units(plan, tensors)
+        main_words = self.tensor_bytes // self.config.rows
+        recorder = Recorder(self.config, main_words, units)
+        tiler = Tiler(self.config, recorder, self.image, self.lowered.features)
+        for index, unit in enumerate(units):
+            recorder.begin(index)
+            unit.run(tiler)
+        emitter = Emitter(self.config, main_words)
+        tiler = tiler.restart(emitter)
+        for index in order(units):
+            emitter.layer = units[index].layer
+            units[index].run(tiler)
         return self._assemble(emitter, plan)
+
+    def _units(self, plan: Plan, tensors: dict[str, MainTensor | Pixels]) -> list[Unit]:
+        """All work in its natural order."""
+        units: list[Unit] = []
+        for index, planned in enumerate(plan.segments):
+            operation = planned.segment.operations[0]
+            if planned.blocked:
+                # Everything at once: its blocks come and go through the whole scratchpad.
+                units.append(Unit(Queue.ARRAY, partial(
+                    _run_blocked, self.lowered, tensors, operation), index, alone=True))
+            else:
+                SegmentUnits(self.config, self.lowered, tensors, planned.segment, index,
+                             self._views(planned), planned.stored, units).run()
+        return units
 
     def _views(self, planned: Planned) -> dict[str, View]:
         """Buffers of a segment's features."""
@@ -137,7 +160,7 @@ class _Build:
     # The image ----------------------------------------------------------------------------------
 
     def _assemble(self, emitter: Emitter, plan: Plan) -> Program:
-        order = emitter.mark()
+        marked = emitter.mark()
         lists = [len(emitter.lists[queue]) + 1 for queue in Queue]
         starts, address = [], self.image.size
         for count in lists:
@@ -159,7 +182,7 @@ class _Build:
             outputs=tuple(self._descriptor(self.lowered.aliases[name], base, name)
                           for name in self.graph.outputs),
             layers=tuple(self._layer(plan.segments[index], base, cycles)
-                         for index, cycles in zip(order, predicted, strict=True)),
+                         for index, cycles in zip(marked, predicted, strict=True)),
             tail=tuple(asdict(operation) for operation in self.graph.tail),
             regions=(Region(name="descriptor and constants", memory="main", address=0,
                             nbytes=self.image.size),
@@ -168,7 +191,7 @@ class _Build:
                      *(Region(name=life.name, memory="main",
                               address=base + self.addresses[life.name], nbytes=life.size,
                               first_layer=max(life.first, 0),
-                              last_layer=max(min(life.last, len(order) - 1), 0))
+                              last_layer=max(min(life.last, len(marked) - 1), 0))
                        for life in self.lives)),
             model=self.name,
             metadata={"instructions": {queue.name.lower(): count

@@ -7,6 +7,7 @@ from systolith.hw.isa import Fill, Load, LoadTarget, Post, PostSource, Store
 from .emitter import Emitter, Memory, Region
 from .ir import Matrix, Operation, Packing, Point
 from .tiles import Tiler
+from .units import Recorder
 from .views import Tile, View
 
 __all__ = ["MainTensor", "fill", "load", "load_packed", "post", "post_total", "store"]
@@ -175,7 +176,7 @@ def _boxes(view: View, top: int, bottom: int) -> list[tuple[int, int]]:
     return [(top + begin, top + begin + number) for begin, number in view.runs(top, bottom - top)]
 
 
-def load(emitter: Emitter, tensor: MainTensor, view: View, groups: tuple[int, int],
+def load(emitter: Emitter | Recorder, tensor: MainTensor, view: View, groups: tuple[int, int],
          rows: tuple[int, int], columns: tuple[int, int]) -> None:
     """Copy a box of a tensor, ranges [from, to), from main memory into its buffer."""
     word = tensor.word
@@ -194,7 +195,7 @@ def load(emitter: Emitter, tensor: MainTensor, view: View, groups: tuple[int, in
             writes=[Region(Memory.SCRATCHPAD, place, (width, count, planes), (1, local, local_2))])
 
 
-def store(emitter: Emitter, tensor: MainTensor, view: View, groups: tuple[int, int],
+def store(emitter: Emitter | Recorder, tensor: MainTensor, view: View, groups: tuple[int, int],
           rows: tuple[int, int], columns: tuple[int, int]) -> None:
     """Copy a box of a feature from its buffer to main memory."""
     word = tensor.word
@@ -213,7 +214,7 @@ def store(emitter: Emitter, tensor: MainTensor, view: View, groups: tuple[int, i
             writes=[Region(Memory.MAIN, target, (width, count, planes), (1, main, main_2))])
 
 
-def load_packed(emitter: Emitter, packing: Packing, address: int, pitch: int, view: View,
+def load_packed(emitter: Emitter | Recorder, packing: Packing, address: int, pitch: int, view: View,
                 rows: tuple[int, int], columns: tuple[int, int]) -> None:
     """Pack rows [from, to) of a feature out of pixels at `address`, `pitch` bytes an image row.
 
@@ -235,7 +236,7 @@ def load_packed(emitter: Emitter, packing: Packing, address: int, pitch: int, vi
             writes=[Region(Memory.SCRATCHPAD, place, (width, bottom - top), (1, view.row_pitch))])
 
 
-def fill(emitter: Emitter, view: View, value: int, groups: tuple[int, int],
+def fill(emitter: Emitter | Recorder, view: View, value: int, groups: tuple[int, int],
          rows: tuple[int, int], columns: tuple[int, int]) -> None:
     """Write one value to a box of a buffer."""
     width, planes = columns[1] - columns[0], groups[1] - groups[0]

@@ -5,7 +5,8 @@ on the chip (weights, parameters, taps, tables) is loaded into rings right befor
 layer whose constants fit loads them once and any other streams them.
 """
 
-from collections.abc import Callable, Iterator
+from collections import deque
+from collections.abc import Callable, Hashable, Iterator
 from dataclasses import dataclass
 
 from systolith.hw.config import Config
@@ -13,6 +14,7 @@ from systolith.hw.isa import (
     Array,
     Load,
     LoadTarget,
+    Queue,
     Vector,
     VectorMode,
     steps_of,
@@ -21,6 +23,7 @@ from systolith.hw.isa import (
 from .emitter import Emitter, Memory, Region
 from .ir import Feature, Matrix, Operation, Window
 from .pack import Image, Tiles, pack_parameters, pack_taps, pack_tiles
+from .units import Recorder
 from .views import RingCache, Tile, View
 
 __all__ = ["Tiler"]
@@ -53,23 +56,35 @@ class Tiler:
         Where instructions and constants go.
     features
         All features by name.
+
+    Attributes
+    ----------
+    slots
+        Accumulator halves of tiles that POST has still to drain, under the caller's keys.
     """
 
-    def __init__(self, config: Config, emitter: Emitter, image: Image,
+    def __init__(self, config: Config, emitter: Emitter | Recorder, image: Image,
                  features: dict[str, Feature]):
         self.config = config
         self.emitter = emitter
         self.image = image
         self.features = features
+        self.slots: dict[Hashable, int] = {}
         self._weights = RingCache(config.weight_words)
         self._taps = RingCache(config.vector_weight_words)
         self._parameters = RingCache(config.parameter_words)
         self._table: str | None = None
         self._tiles: dict[tuple[str, int], tuple[Tiles, int]] = {}
         self._constants: dict[tuple[str, str], int] = {}
-        self._half = 0
-        self._vector_half = 0
+        self._free = {Queue.ARRAY: deque((0, config.accumulator_words)),
+                      Queue.VECTOR: deque((0, config.vector_accumulator_words))}
         self.max_tiles = max(1, min(config.weight_words // config.rows // 4, MAX_PIECE_TILES))
+
+    def restart(self, emitter: Emitter | Recorder) -> "Tiler":
+        """A tiler with empty on-chip memories that shares the constants in the image."""
+        other = Tiler(self.config, emitter, self.image, self.features)
+        other._tiles, other._constants = self._tiles, self._constants
+        return other
 
     # Constants ----------------------------------------------------------------------------------
 
@@ -189,10 +204,13 @@ class Tiler:
         tiles, _ = self.tiles(operation, index)
         return tiles.groups[j] if j < len(tiles.groups) else (0, 0)
 
-    def array_slot(self) -> int:
-        """The next accumulator words to use: the halves alternate."""
-        self._half ^= 1
-        return self._half * self.config.accumulator_words
+    def acquire(self, queue: Queue) -> int:
+        """Accumulator words of the array or the vector unit: a half that no tile occupies."""
+        return self._free[queue].popleft()
+
+    def release(self, queue: Queue, slot: int) -> None:
+        """Give a half back, behind the POST that drains it."""
+        self._free[queue].append(slot)
 
     def _pieces(self, kernel: tuple[int, int], groups: tuple[int, int],
                 whole: bool) -> Iterator[_Piece]:
@@ -281,9 +299,8 @@ class Tiler:
         width = source.kernel[1]
         return [(first, min(most, width - first)) for first in range(0, width, most)]
 
-    def vector(self, operation: Window, group: int, tile: Tile, view: View) -> int:
-        """Windows of one channel group; returns the accumulator words' address."""
-        slot = self.vector_slot()
+    def vector(self, operation: Window, group: int, tile: Tile, view: View, slot: int) -> None:
+        """Windows of one channel group into accumulator words from `slot` on."""
         source = operation.sources[0]
         chunks = self._chunks(operation)
         accumulate = False
@@ -304,7 +321,6 @@ class Tiler:
                                       row + begin * source.stride[0], column, taps, 1, view, slot,
                                       weight + ky * taps, accumulate or ky > 0)
             accumulate = True
-        return slot
 
     def _windows(self, operation: Window, group: int, tile: Tile, begin: int, number: int,
                  row: int, column: int, taps: int, height: int, view: View, slot: int, weight: int,
@@ -328,11 +344,6 @@ class Tiler:
             weight=0 if maximum else weight, accumulator=accumulator, accumulate=int(accumulate),
             reads=reads,
             writes=[Region(Memory.VECTOR_ACCUMULATOR, accumulator, (number * tile.width,))])
-
-    def vector_slot(self) -> int:
-        """The next vector accumulator words to use: the halves alternate."""
-        self._vector_half ^= 1
-        return self._vector_half * self.config.vector_accumulator_words
 
     def total(self, operation: Window, groups: tuple[int, int], rows: tuple[int, int], view: View,
               slot: int, accumulate: bool) -> None:
