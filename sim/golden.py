@@ -182,10 +182,8 @@ class Golden:
     def _ready(self, state: _QueueState) -> bool:
         if state.ended:
             return False
-        head = self._head(state)
-        return all(other.retired >= wait
-                   for other, wait in zip(self._queues, head.waits, strict=True)) and not (
-            isinstance(head, End) and state.flight)
+        return all(other.retired >= wait for other, wait in zip(
+            self._queues, self._head(state).waits, strict=True))
 
     def _prepare(self, state: _QueueState, instruction: Instruction,
                  address: int) -> Callable[[], None]:

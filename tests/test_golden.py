@@ -46,12 +46,19 @@ def execute(config: Config, *instructions: Instruction) -> Outcome:
 def test_random_programs_equal_the_scalar_machine(name, seed):
     program = random_program(CONFIGS[name], seed, instructions=40)
     expected = bytearray(program.memory().tobytes())
-    ScalarMachine(program.config, expected).run()
+    scalar = ScalarMachine(program.config, expected)
+    scalar.run()
     memory = program.memory()
-    outcome = Golden(program.config).run(memory)
+    golden = Golden(program.config)
+    outcome = golden.run(memory)
     assert outcome.error == ErrorCode.NONE, f"seed {seed}: {outcome}"
     different = np.flatnonzero(memory != np.frombuffer(expected, np.uint8))
     assert different.size == 0, f"seed {seed}: bytes {different[:10]} differ"
+    words = golden.memories.words
+    assert words["accumulators"].tolist() == scalar.sums, f"seed {seed}"
+    assert words["vector_accumulators"].tolist() == scalar.vector_sums, f"seed {seed}"
+    scratchpad = words["scratchpad"].astype(np.int8).tobytes()
+    assert scratchpad == b"".join(map(bytes, scalar.scratchpad)), f"seed {seed}"
 
 
 def test_run_accepts_bytearrays_and_arrays_alike():
@@ -86,6 +93,29 @@ def test_accumulators_wrap_at_32_bits():
     assert len(image) <= config.memory_size
     assert golden.run(memory).error == ErrorCode.NONE
     assert (golden.memories.words["accumulators"][0] == -(1 << 31)).all()
+
+
+def test_sums_beyond_floating_point_are_exact():
+    """4096 odd products: their sum does not fit a float32, the golden model's fast arithmetic."""
+    config = TINY.replace(rows=16, columns=16, scratchpad_bank_words=64, weight_words=4096)
+    golden = Golden(config)
+    golden.memories.words["scratchpad"][:] = 127
+    golden.memories.words["weights"][:] = 127
+    golden.memories.words["weights"][4095] = np.arange(16)
+    lists: dict[Queue, list[Instruction]] = {queue: [End()] for queue in Queue}
+    lists[Queue.ARRAY].insert(0, Array(count_0=3, count_2=256))
+    memory = bytearray(config.memory_size)
+    image = assemble(config, lists)
+    memory[:len(image)] = image
+    assert golden.run(memory).error == ErrorCode.NONE
+    expected = [127 * 127 * 4095 + 127 * column for column in range(16)]
+    assert golden.memories.words["accumulators"][:3].tolist() == [expected] * 3
+
+
+def test_addresses_wrap_at_the_width_of_their_field():
+    config = TINY.replace(scratchpad_banks=16, scratchpad_bank_words=1 << 16)
+    assert execute(config, Fill(rows=3, row_step=1 << 19)).error == ErrorCode.NONE
+    assert execute(config, Fill(destination=(1 << 20) - 1, words=2)).error == ErrorCode.NONE
 
 
 def test_four_bit_weights_are_signed_with_the_first_in_the_low_half():

@@ -182,6 +182,10 @@ def test_main_memory_is_ordered_too():
 def test_the_image_is_constant_and_the_rest_has_an_end():
     refuses("writes byte 128 of main memory, which belongs to the program's image",
             *changed(STORE, destination=128))
+    end = len(image_of(*CHAIN))
+    refuses(f"writes byte {end - 1} of main memory, which belongs to the program's image",
+            *changed(STORE, destination=end - 1))
+    check(*changed(STORE, destination=end))
     refuses(r"reaches byte 8195 of main memory and the program uses 8195", *CHAIN,
             memory_bytes=OUTPUT + 3)
     check(*CHAIN, memory_bytes=OUTPUT + 4)
@@ -258,6 +262,9 @@ def test_clocks_join_thresholds_and_predecessors():
     assert clocks.preview(Queue.STORE, (1, 0, 0, 2, 0)) == (2, 1, 0, 2, 0)
     assert clocks.thresholds(Queue.STORE, (2, 1, 0, 2, 0)) == (0, 0, 0, 2, 0)
     assert clocks.thresholds(Queue.ARRAY, (2, 0, 0, 0, 0)) == (0, 0, 0, 0, 0)
+    clocks.add(Queue.LOAD, (0, 0, 0, 0, 0))
+    clocks.add(Queue.ARRAY, (3, 0, 0, 0, 0))
+    assert clocks.preview(Queue.POST, (0, 2, 0, 0, 0)) == (3, 2, 0, 0, 0)
 
 
 # The sets against the golden model ---------------------------------------------------------------
