@@ -134,7 +134,7 @@ class Golden:
         return Outcome(error, queue, address, tuple(retired), tuple(self._marks))
 
     def _descriptor(self, base: int) -> tuple[int, ...]:
-        if base + DESCRIPTOR_BYTES > self.config.memory_size:
+        if base % DESCRIPTOR_BYTES or base + DESCRIPTOR_BYTES > self.config.memory_size:
             raise _QueueError(ErrorCode.ADDRESS, Queue.LOAD, base)
         data = self.memories.main[base:base + DESCRIPTOR_BYTES].tobytes()
         try:
@@ -151,7 +151,7 @@ class Golden:
         """The next instruction of a queue, decoded and checked before its thresholds are."""
         if state.head is None:
             end = state.address + INSTRUCTION_BYTES
-            if end > self.config.memory_size:
+            if end > self.config.memory_size or state.start % INSTRUCTION_BYTES:
                 raise _QueueError(ErrorCode.ADDRESS, state.queue, state.address)
             instruction = self._decode(self.memories.main[state.address:end].tobytes())
             if isinstance(instruction, DecodeError):

@@ -151,7 +151,9 @@ def vector(memories: Memories, i: Vector) -> Commit:
         emitted = 1
     else:
         emitted = max(0, (i.count_0 - i.taps) // i.stride + 1)
-    targets = memories.linear("vector_accumulators", i.accumulator, emitted * i.count_1)
+    # Where nothing is emitted the accumulator's address is not looked at.
+    targets = memories.linear("vector_accumulators", i.accumulator if emitted else 0,
+                              emitted * i.count_1)
     taps = 1 if i.reduce else i.taps
     if i.mode == VectorMode.MAC:
         weight_words = memories.linear("vector_weights", i.weight, passes * taps)

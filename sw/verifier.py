@@ -74,6 +74,9 @@ def verify_image(config: Config, image: bytes, *, base: int = 0, memory_bytes: i
 
 def read_instructions(config: Config, image: bytes, base: int = 0) -> dict[Queue, list[Instruction]]:
     """Every queue's instructions, Ends included. Raises `ProgramError` where that fails."""
+    if base % DESCRIPTOR_BYTES:
+        raise ProgramError(f"the program's descriptor lies at byte {base}, which is not a multiple "
+                           f"of {DESCRIPTOR_BYTES}: compile the model again")
     try:
         config_hash, starts = decode_descriptor(image[base:base + DESCRIPTOR_BYTES])
     except DecodeError as error:
@@ -87,6 +90,9 @@ def read_instructions(config: Config, image: bytes, base: int = 0) -> dict[Queue
 
 
 def _read_queue(image: bytes, queue: Queue, start: int) -> list[Instruction]:
+    if start % INSTRUCTION_BYTES:
+        raise ProgramError(f"the instructions of queue {queue.name} begin at byte {start}, which "
+                           f"is not a multiple of {INSTRUCTION_BYTES}: compile the model again")
     result: list[Instruction] = []
     for address in range(start, len(image) - INSTRUCTION_BYTES + 1, INSTRUCTION_BYTES):
         try:

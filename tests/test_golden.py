@@ -265,10 +265,32 @@ def test_descriptor_must_match(descriptor):
 
 def test_fetch_outside_of_memory_is_an_address_error():
     memory = bytearray(TINY.memory_size)
-    memory[:64] = encode_descriptor(TINY.hash32, (TINY.memory_size - 32,) * 5)
+    end = TINY.memory_size
+    memory[:64] = encode_descriptor(TINY.hash32, (end - 64, end - 64, end, end, end))
+    memory[end - 64:] = encode(End())
     outcome = run(TINY, memory)
-    assert (outcome.error, outcome.address) == (ErrorCode.ADDRESS, TINY.memory_size - 32)
-    assert run(TINY, memory, TINY.memory_size - 32).error == ErrorCode.ADDRESS
+    assert (outcome.error, outcome.queue, outcome.address) == (ErrorCode.ADDRESS, Queue.VECTOR, end)
+    memory[end - 64:] = encode(Fill())
+    outcome = run(TINY, memory)
+    assert (outcome.error, outcome.queue, outcome.address) == (ErrorCode.ADDRESS, Queue.LOAD, end)
+    assert run(TINY, memory, end).error == ErrorCode.ADDRESS
+
+
+def test_descriptors_and_lists_are_aligned():
+    memory = bytearray(TINY.memory_size)
+    memory[32:96] = encode_descriptor(TINY.hash32, (128,) * 5)
+    outcome = run(TINY, memory, 32)
+    assert (outcome.error, outcome.queue, outcome.address) == (ErrorCode.ADDRESS, Queue.LOAD, 32)
+    memory[:64] = encode_descriptor(TINY.hash32, (128, 128, 128, 96, 128))
+    memory[96:160] = memory[128:192] = encode(End())
+    outcome = run(TINY, memory)
+    assert (outcome.error, outcome.queue, outcome.address) == (ErrorCode.ADDRESS, Queue.POST, 96)
+
+
+def test_windows_that_emit_nothing_use_no_accumulator():
+    nothing = Vector(count_0=2, taps=3, accumulator=(1 << 16) - 1)
+    assert execute(TINY, nothing).error == ErrorCode.NONE
+    check_error(TINY, Vector(count_0=3, taps=3, accumulator=(1 << 16) - 1), ErrorCode.ADDRESS)
 
 
 def test_marks_are_reported_in_the_order_of_retirement():

@@ -221,6 +221,11 @@ def test_lists_that_do_not_decode_or_end_are_refused():
         verify_image(TINY, bytes(image[:-64]) + encode(Fill()) + encode(End()))
     with pytest.raises(ProgramError, match="has no descriptor at byte 0"):
         verify_image(TINY, bytes(128))
+    for start in (63, 65, 96):
+        with pytest.raises(ProgramError, match=f"LOAD begin at byte {start}, which is not a mul"):
+            verify_image(TINY, encode_descriptor(TINY.hash32, (start,) * 5) + bytes(image[64:]))
+    with pytest.raises(ProgramError, match="descriptor lies at byte 8, which is not a multiple"):
+        verify_image(TINY, bytes(image), base=8)
     with pytest.raises(ProgramError, match="is for configuration 00000007, not"):
         verify_image(TINY, encode_descriptor(7, (64,) * 5))
 
