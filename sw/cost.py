@@ -35,13 +35,12 @@ FETCH_DEPTH = 4
 BEGIN = 3
 """Cycles from the last threshold's being met to the first work of an instruction."""
 
-ISSUE: Mapping[Queue, int] = {Queue.LOAD: 1, Queue.ARRAY: 0, Queue.VECTOR: 1, Queue.POST: 0,
-                              Queue.STORE: 2}
-"""Cycles between the last work of an instruction and the first of the next."""
+ISSUE = (1, 0, 1, 0, 2)
+"""Cycles between the last work of an instruction and the first of the next, a queue."""
 
-LATENCY: Mapping[Queue, int] = {Queue.LOAD: 4, Queue.ARRAY: 8, Queue.VECTOR: 8, Queue.POST: 14,
-                                Queue.STORE: 4}
-"""Cycles from the last work of an instruction to its retirement, without the array's rows."""
+LATENCY = (4, 8, 8, 14, 4)
+"""Cycles from the last work of an instruction to its retirement, without the array's rows and
+the memory's latency, a queue."""
 
 START = 60
 """Cycles from the run command to the first instruction, without the memory's latency."""
@@ -144,67 +143,70 @@ def estimate(config: Config, lists: Mapping[Queue, Sequence[Instruction]], *,
 
 
 class _Model:
+    """The machine in the middle of a run; queues are plain numbers here, for speed."""
+
     def __init__(self, config: Config, lists: Mapping[Queue, Sequence[Instruction]], latency: int):
         self.config = config
-        self.lists = lists
+        self.lists = [lists[queue] for queue in Queue]
         self.latency = latency
         self.port = START + latency
         self.fetch_beats = max(1, INSTRUCTION_BYTES // config.memory_bytes_per_beat)
-        self.fetched = dict.fromkeys(Queue, START + 2 * latency)
-        self.issued: dict[Queue, list[int]] = {queue: [] for queue in Queue}
-        self.retired: dict[Queue, list[int]] = {queue: [] for queue in Queue}
-        self.free = dict.fromkeys(Queue, 0)
-        self.left = dict.fromkeys(Queue, 0)
-        self.busy = dict.fromkeys(Queue, 0)
-        self.ready: dict[Queue, int | None] = {}
+        number = len(Queue)
+        self.fetched = [START + 2 * latency] * number
+        self.issued: list[list[int]] = [[] for _ in range(number)]
+        self.retired: list[list[int]] = [[] for _ in range(number)]
+        self.free = [0] * number
+        self.left = [0] * number   # beats still to move of the instruction that has begun
+        self.slack = [0] * number  # cycles that it takes beyond its beats
+        self.busy = [0] * number
+        self.ready: list[int | None] = [None] * number
         self.beats = self.fetches = 0
         self.marks: list[int] = []
 
     def run(self) -> Estimate:
         """Issue everything in the order of time."""
-        remaining = sum(map(len, self.lists.values()))
+        remaining = sum(map(len, self.lists))
         while remaining:
-            best: tuple[int, Queue] | None = None
-            for queue in Queue:
-                index = len(self.issued[queue])
-                if index == len(self.lists[queue]):
-                    continue
-                time = self._time(queue, index)
-                if time is not None and (best is None or time < best[0]):
-                    best = time, queue
-            if best is None:
+            best, chosen = 1 << 62, -1
+            for queue in range(len(self.lists)):
+                time = self._time(queue)
+                if time is not None and time < best:
+                    best, chosen = time, queue
+            if chosen < 0:
                 raise ValueError("the program's thresholds cannot all be met")
-            remaining -= self._step(*best)
-        end = max(times[-1] for times in self.retired.values())
-        return Estimate(end, tuple(self.marks), self.busy, self.beats, self.fetches)
+            remaining -= self._step(best, chosen)
+        end = max(times[-1] for times in self.retired)
+        busy = {queue: self.busy[queue] for queue in Queue}
+        return Estimate(end, tuple(self.marks), busy, self.beats, self.fetches)
 
-    def _time(self, queue: Queue, index: int) -> int | None:
+    def _time(self, queue: int) -> int | None:
         """When the queue's next instruction, or its next burst, can begin."""
         if self.left[queue]:
             return max(self.port, self.free[queue])
-        instruction = self.lists[queue][index]
-        cached = self.ready.get(queue)
-        if cached is None:
-            cached = self.fetched[queue]
-            for other, count in enumerate(instruction.waits):
-                if not count:
-                    continue
-                times = self.retired[Queue(other)]
-                if len(times) < count:
-                    return None
-                cached = max(cached, times[count - 1] + BEGIN)
-            self.ready[queue] = cached
-        return max(cached, self.free[queue])
+        ready = self.ready[queue]
+        if ready is None:
+            index = len(self.issued[queue])
+            if index == len(self.lists[queue]):
+                return None
+            ready = self.fetched[queue]
+            for other, count in enumerate(self.lists[queue][index].waits):
+                if count:
+                    times = self.retired[other]
+                    if len(times) < count:
+                        return None
+                    ready = max(ready, times[count - 1] + BEGIN)
+            self.ready[queue] = ready
+        free = self.free[queue]
+        return ready if ready > free else free
 
-    def _step(self, time: int, queue: Queue) -> int:
+    def _step(self, time: int, queue: int) -> int:
         """Issue an instruction or a burst of it; returns 1 when the instruction is complete."""
         index = len(self.issued[queue])
         instruction = self.lists[queue][index]
         if isinstance(instruction, Load | Store):
             if not self.left[queue]:
-                beats, cycles = transfer_cycles(self.config, instruction)
-                self.left[queue] = beats
-                self.slack = {**getattr(self, "slack", {}), queue: cycles - beats}
+                self.left[queue], cycles = transfer_cycles(self.config, instruction)
+                self.slack[queue] = cycles - self.left[queue]
                 self.free[queue] = time
                 return 0
             burst = min(self.left[queue], BURST_BEATS)
@@ -220,14 +222,15 @@ class _Model:
             return 1
         work = work_cycles(self.config, instruction)
         self.busy[queue] += work
-        begin = time
-        if queue == Queue.ARRAY and time > self.free[queue] and work:
-            begin += self.config.rows  # nothing hides the first tile's way into the array
-        self._retire(queue, index, begin + work,
-                     self.config.rows if queue == Queue.ARRAY and work else 0)
+        if queue == Queue.ARRAY and work:
+            if time > self.free[queue]:
+                time += self.config.rows  # nothing hides the first tile's way into the array
+            self._retire(queue, index, time + work, self.config.rows)
+        else:
+            self._retire(queue, index, time + work, 0)
         return 1
 
-    def _retire(self, queue: Queue, index: int, end: int, more: int) -> None:
+    def _retire(self, queue: int, index: int, end: int, more: int) -> None:
         instruction = self.lists[queue][index]
         self.free[queue] = end + ISSUE[queue]
         self.issued[queue].append(end)
@@ -241,12 +244,11 @@ class _Model:
         if instruction.mark:
             self.marks.append(retired)
         # The place in the queue that became free is filled again.
-        ahead = index + FETCH_DEPTH
-        if ahead < len(self.lists[queue]):
+        if index + FETCH_DEPTH < len(self.lists[queue]):
             self.port += self.fetch_beats
             self.beats += self.fetch_beats
             self.fetches += self.fetch_beats
         following = index + 1
-        if following >= FETCH_DEPTH and following < len(self.lists[queue]):
+        if FETCH_DEPTH <= following < len(self.lists[queue]):
             asked = self.issued[queue][following - FETCH_DEPTH]
             self.fetched[queue] = asked + self.latency + self.fetch_beats

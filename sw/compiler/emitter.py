@@ -12,13 +12,12 @@ from enum import IntEnum
 from typing import Any
 
 import numpy as np
-from numpy.lib.stride_tricks import as_strided
 from numpy.typing import NDArray
 
 from systolith.hw.config import Config
 from systolith.hw.isa import End, Instruction, Queue
 
-__all__ = ["Emitter", "Memory", "Region"]
+__all__ = ["Emitter", "Memory", "Region", "words_of"]
 
 
 class Memory(IntEnum):
@@ -70,21 +69,22 @@ class Region:
     strides: tuple[int, ...] = (1,)
 
 
+def words_of(array: NDArray[np.int32], region: Region) -> NDArray[np.int32]:
+    """The words of a region as a view of an array over the whole memory."""
+    last = region.base + sum((count - 1) * stride for count, stride in
+                             zip(region.counts, region.strides, strict=True))
+    assert 0 <= region.base <= last < len(array), (region, len(array))
+    # The constructor is much quicker than as_strided, and this is called very often.
+    return np.ndarray(region.counts, np.int32, array, 4 * region.base,
+                      tuple([4 * stride for stride in region.strides]))
+
+
 class _Timeline:
     """Retired-count thresholds a word: the last write and read of each queue that can."""
 
     def __init__(self, memory: Memory, words: int):
-        self.words = words
         self.written = {queue: np.zeros(words, np.int32) for queue in _WRITERS[memory]}
         self.read = {queue: np.zeros(words, np.int32) for queue in _READERS[memory]}
-
-    def view(self, array: NDArray[np.int32], region: Region) -> NDArray[np.int32]:
-        last = region.base + sum((count - 1) * stride for count, stride in
-                                 zip(region.counts, region.strides, strict=True))
-        assert 0 <= region.base <= last < self.words, (region, self.words)
-        strides = tuple(4 * stride for stride in region.strides)
-        return as_strided(array[region.base:], region.counts, strides)
-
 
 class Emitter:
     """Collects a program.
@@ -133,14 +133,14 @@ class Emitter:
             timeline = self._timelines[region.memory]
             for writer, array in timeline.written.items():
                 # POST may read the scratchpad before its own earlier write has arrived.
-                waits[writer] = max(waits[writer], int(timeline.view(array, region).max()))
-            views.append(timeline.view(timeline.read[queue], region))
+                waits[writer] = max(waits[writer], int(words_of(array, region).max()))
+            views.append(words_of(timeline.read[queue], region))
         for region in writes:
             timeline = self._timelines[region.memory]
             for other, array in (*timeline.written.items(), *timeline.read.items()):
                 if other != queue:
-                    waits[other] = max(waits[other], int(timeline.view(array, region).max()))
-            views.append(timeline.view(timeline.written[queue], region))
+                    waits[other] = max(waits[other], int(words_of(array, region).max()))
+            views.append(words_of(timeline.written[queue], region))
         for view in views:
             view[...] = index
         if relocate:

@@ -20,6 +20,9 @@ __all__ = ["Plan", "Planned", "extents_of", "plan_network"]
 LONGEST = 8
 """Operations of a segment at most."""
 
+OVERLAP_STRIPES = 4
+"""Stripes that an operation is cut into where that costs nothing."""
+
 FIXED_CYCLES = 150
 """Cycles in which a segment's first stripe runs alone, as the cost counts them."""
 
@@ -169,7 +172,13 @@ class _Planner:
         words = self.config.accumulator_words
         if isinstance(operation, Window):
             words = self.config.vector_accumulator_words
-        return max(1, min(feature.height, words // feature.width))
+        most = max(1, min(feature.height, words // feature.width))
+        if self._weight_tiles(operation) * self.config.rows * 2 > self.config.weight_words:
+            return most  # each stripe streams the weights again
+        # Several stripes, so that the engines of neighbouring operations overlap; but no pass may
+        # be shorter than the next tile takes to load.
+        least = -(-self.config.rows // feature.width)
+        return max(min(most, -(-feature.height // OVERLAP_STRIPES)), min(most, least))
 
     def segment(self, first: int, last: int, height: int) -> Segment:
         """Operations [first, last) with stripes of `height`."""

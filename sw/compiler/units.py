@@ -12,14 +12,13 @@ from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
-from numpy.lib.stride_tricks import as_strided
 from numpy.typing import NDArray
 
 from systolith.cost import LATENCY, transfer_cycles, work_cycles
 from systolith.hw.config import Config
 from systolith.hw.isa import Fill, Instruction, Load, Queue, Store
 
-from .emitter import Memory, Region
+from .emitter import Memory, Region, words_of
 
 __all__ = ["Recorder", "Unit", "order"]
 
@@ -104,26 +103,21 @@ class Recorder:
             if region.memory not in self._written:
                 continue
             readers = self._read[region.memory][queue]
-            self._depend(unit, self._view(self._written[region.memory], region))
-            view = self._view(readers, region)
+            self._depend(unit, words_of(self._written[region.memory], region))
+            view = words_of(readers, region)
             # Readers of one engine stay in order, so that the last one stands for all of them.
             self._depend(unit, view)
             views.append(view)
         for region in writes:
             if region.memory not in self._written:
                 continue
-            view = self._view(self._written[region.memory], region)
+            view = words_of(self._written[region.memory], region)
             self._depend(unit, view)
             for readers in self._read[region.memory].values():
-                self._depend(unit, self._view(readers, region))
+                self._depend(unit, words_of(readers, region))
             views.append(view)
         for view in views:
             view[...] = number
-
-    @staticmethod
-    def _view(array: NDArray[np.int32], region: Region) -> NDArray[np.int32]:
-        return as_strided(array[region.base:], region.counts,
-                          tuple(4 * stride for stride in region.strides))
 
     def _depend(self, unit: Unit, view: NDArray[np.int32]) -> None:
         low, high = int(view.min()), int(view.max())
