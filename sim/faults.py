@@ -6,6 +6,7 @@ directions, by seed.
 """
 
 import random
+import re
 from collections import deque
 from dataclasses import dataclass, replace
 from typing import Any, Protocol
@@ -13,6 +14,9 @@ from typing import Any, Protocol
 from systolith.errors import LinkError
 
 __all__ = ["Faults", "FaultyTransport", "PeerTransport"]
+
+
+_PIECES = re.compile(rb"\0*[^\0]*\0|[^\0]+$", re.DOTALL)
 
 
 class _Pipe(Protocol):
@@ -58,9 +62,10 @@ class PeerTransport:
         return self._now
 
     def write(self, data: bytes) -> None:
-        """Send bytes to the peer."""
-        self._up_free = max(self._now, self._up_free) + len(data) * self._seconds_per_byte
-        self._up.append((self._up_free + self._latency, data))
+        """Send bytes to the peer, which sees each piece when its last byte has arrived."""
+        for piece in _PIECES.findall(data):
+            self._up_free = max(self._now, self._up_free) + len(piece) * self._seconds_per_byte
+            self._up.append((self._up_free + self._latency, piece))
 
     def read(self, timeout: float) -> bytes:
         """What the peer sent; the clock moves to where it arrives, at most by `timeout`."""

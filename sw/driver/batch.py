@@ -5,6 +5,7 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
+
 from systolith.errors import InputError
 from systolith.graph import TailOperation
 from systolith.program import Program

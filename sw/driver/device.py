@@ -5,6 +5,7 @@ from typing import Any, Self
 
 import numpy as np
 from numpy.typing import NDArray
+
 from systolith.errors import DeviceError
 from systolith.hw.protocol import Identity
 from systolith.layout import TensorDescriptor
@@ -99,8 +100,8 @@ class Device:
         dequantize
             Return float32 as the model does, or else the int8 values themselves.
         deadline
-            Seconds that one image may take; by default a hundred times the prediction and ten
-            seconds.
+            Seconds that one image may take; by default a hundred times the prediction and a
+            minute.
         watchdog
             Cycles without progress after which the device stops a run.
         progress
@@ -115,7 +116,7 @@ class Device:
         if self._loaded is not program:
             self.load(program)
         if deadline is None:
-            deadline = 10.0 + 100.0 * program.predicted_cycles / machine.cycles_per_second
+            deadline = 60.0 + 100.0 * program.predicted_cycles / machine.cycles_per_second
         batch = _Batch(machine, program, levels, deadline, watchdog, progress)
         begun = machine.now()
         outputs = batch.stream() if self._streaming and batch.can_stream else batch.one_by_one()

@@ -4,6 +4,7 @@ import time
 import zlib
 
 import numpy as np
+
 from systolith.hw.config import Config
 from systolith.hw.isa import ErrorCode, Queue
 from systolith.hw.protocol import Identity

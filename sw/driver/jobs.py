@@ -44,6 +44,8 @@ class Job:
         Whether it is over, and why it failed if it did.
     result
         The answer, once `done` without an error.
+    seconds
+        What the last answer took, None where its request had to be repeated.
     """
 
     exclusive = False
@@ -53,6 +55,7 @@ class Job:
         self.done = False
         self.error: Error | None = None
         self.result = b""
+        self.seconds: float | None = None
 
     def take(self, limit: int) -> Piece | None:
         """The next piece of at most `limit` data bytes, or None when nothing is left to ask."""

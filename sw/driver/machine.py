@@ -2,8 +2,9 @@
 
 import zlib
 from abc import ABC, abstractmethod
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
+from itertools import chain, repeat
 from typing import Self
 
 from systolith.errors import DeviceError
@@ -18,8 +19,9 @@ __all__ = ["LinkMachine", "Machine", "Progress", "RunResult", "Transfer"]
 Progress = Callable[[int, int], None]
 """Called with bytes done and bytes in all."""
 
-CHUNK = 1 << 20
-"""Bytes that one CRC, FILL or COPY request covers, so that a repetition is not dear."""
+CHUNKS = (1 << 12, 1 << 15, 1 << 18)
+"""Bytes that the first, the second and further requests of a CRC, FILL or COPY cover: the first
+measure how fast the device is, the last are not dear to repeat."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -178,6 +180,7 @@ class LinkMachine(Machine):
         self.identity = link.identity
         self.cycles_per_second = cycles_per_second or 1000.0 * max(1, link.identity.clock_khz)
         self._running_since = 0.0
+        self._seconds_per_byte = 0.0
 
     @property
     def link(self) -> Link:
@@ -211,24 +214,20 @@ class LinkMachine(Machine):
 
     def fill(self, address: int, length: int) -> None:
         self._check_range(address, length)
-        for offset in range(0, length, CHUNK):
-            nbytes = min(CHUNK, length - offset)
-            self._call(Command.FILL, address + offset, nbytes, cycles=nbytes)
+        for offset, nbytes in _chunks(length):
+            self._long_call(Command.FILL, address + offset, nbytes)
 
     def copy(self, source: int, length: int, destination: int) -> None:
         self._check_range(source, length)
         self._check_range(destination, length)
-        for offset in range(0, length, CHUNK):
-            nbytes = min(CHUNK, length - offset)
-            self._call(Command.COPY, source + offset, nbytes, destination + offset, cycles=nbytes)
+        for offset, nbytes in _chunks(length):
+            self._long_call(Command.COPY, source + offset, nbytes, destination + offset)
 
     def crc(self, address: int, length: int) -> int:
         self._check_range(address, length)
         value = 0
-        for offset in range(0, length, CHUNK):
-            nbytes = min(CHUNK, length - offset)
-            answer = self._call(Command.CRC, address + offset, nbytes, value, answer_bytes=4,
-                                cycles=nbytes)
+        for offset, nbytes in _chunks(length):
+            answer = self._long_call(Command.CRC, address + offset, nbytes, value, answer_bytes=4)
             value = int.from_bytes(answer, "little")
         return value
 
@@ -272,7 +271,7 @@ class LinkMachine(Machine):
         self._call(Command.CANCEL)
 
     def reset(self) -> None:
-        self._call(Command.RESET, cycles=1 << 16)
+        self._call(Command.RESET)
 
     def now(self) -> float:
         return self._link.now()
@@ -280,16 +279,34 @@ class LinkMachine(Machine):
     def close(self) -> None:
         self._link.close()
 
-    def _call(self, command: Command, *arguments: int, answer_bytes: int = 0, cycles: int = 0
-              ) -> bytes:
-        """One exclusive request that may keep the device busy for some cycles."""
-        # A running core may take most of the memory's time.
-        patience = 16 * cycles / self.cycles_per_second
+    def _call(self, command: Command, *arguments: int, answer_bytes: int = 0) -> bytes:
+        """One request that nothing else may be on the way with."""
         return self._link.call(SingleJob(command, *arguments, answer_bytes=answer_bytes,
-                                         exclusive=True, patience=patience), urgent=True)
+                                         exclusive=True), urgent=True)
+
+    def _long_call(self, command: Command, address: int, nbytes: int, *more: int,
+                   answer_bytes: int = 0) -> bytes:
+        """A request that keeps the device busy for a time that grows with its bytes."""
+        job = SingleJob(command, address, nbytes, *more, answer_bytes=answer_bytes,
+                        exclusive=True, patience=4 * nbytes * self._seconds_per_byte)
+        answer = self._link.call(job, urgent=True)
+        # A simulated device is slower than its clock says, so the time is measured; in small
+        # requests it is the link's.
+        if job.seconds is not None and nbytes >= CHUNKS[0]:
+            self._seconds_per_byte = max(job.seconds / nbytes, self._seconds_per_byte / 2)
+        return answer
+
+
+def _chunks(length: int) -> Iterator[tuple[int, int]]:
+    """Offsets and lengths that cover `length` bytes."""
+    offset = 0
+    for size in chain(CHUNKS, repeat(CHUNKS[-1])):
+        if offset == length:
+            return
+        nbytes = min(size, length - offset)
+        yield offset, nbytes
+        offset += nbytes
 
 
 def _unpack(payload: bytes) -> list[int]:
     return [int.from_bytes(payload[i:i + 4], "little") for i in range(0, len(payload), 4)]
-
-

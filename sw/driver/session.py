@@ -296,6 +296,7 @@ class Session:
         self._resend.pop(piece.sequence, None)
         self._progressed = now
         self.statistics.requests += 1
+        piece.job.seconds = now - piece.sent_at if piece.attempts == 1 else None
         if piece.attempts == 1:
             sample = now - piece.sent_at - piece.job.patience
             if sample >= 0:

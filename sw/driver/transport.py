@@ -6,10 +6,12 @@ Nothing above this file knows which one it has.
 import socket
 import time
 from abc import ABC, abstractmethod
+from contextlib import suppress
 from typing import Protocol
 
 import serial
 from serial.tools import list_ports
+
 from systolith.errors import LinkError
 
 __all__ = ["ByteDevice", "SerialTransport", "SimTransport", "TcpTransport", "Transport",
@@ -77,10 +79,9 @@ class SerialTransport(Transport):
             raise LinkError(f"cannot open {path}: {_reason(error)}: check that the device is "
                             "plugged in, that you may use the port, and that no other program "
                             "has it open") from None
-        try:
+        # What is no FTDI bridge, or not allowed, is slower, not wrong.
+        with suppress(AttributeError, OSError, ValueError, NotImplementedError):
             self._port.set_low_latency_mode(True)
-        except (AttributeError, OSError, ValueError, NotImplementedError):
-            pass  # not an FTDI bridge, or not allowed: slower, not wrong
         self._discard()
 
     def _discard(self) -> None:
@@ -104,10 +105,8 @@ class SerialTransport(Transport):
             raise self._lost(error) from None
 
     def close(self) -> None:
-        try:
+        with suppress(OSError):  # an unplugged port cannot be closed in order
             self._port.close()
-        except OSError:
-            pass  # an unplugged port cannot be closed in order
 
     def _lost(self, error: Exception) -> LinkError:
         return LinkError(f"lost the connection to {self.name} ({_reason(error)}): plug the "

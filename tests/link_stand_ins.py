@@ -1,0 +1,71 @@
+"""Stand-ins for what lies behind a link: a core without arithmetic, and devices made of peers."""
+
+from systolith.driver.link import Link
+from systolith.driver.machine import LinkMachine
+from systolith.hw.config import PRESETS
+from systolith.hw.isa import ErrorCode, Queue
+from systolith.hw.protocol import COUNTERS, WATCHDOG_DEFAULT
+from systolith.sim.faults import Faults, FaultyTransport, PeerTransport
+from systolith.sim.peer import Peer
+
+CONFIG = PRESETS["tiny"].replace(memory_size=1 << 16)
+
+
+class CountingCore:
+    """A core whose runs last until it has been looked at `looks` times."""
+
+    def __init__(self, looks=3, timestamps=70):
+        self.looks = looks
+        self.left = 0
+        self.watchdog = WATCHDOG_DEFAULT
+        self.outcome = (ErrorCode.NONE, Queue.LOAD, 0)
+        self.counters = list(range(1, COUNTERS + 1))
+        self.timestamps = [(100 * i, 90 * i) for i in range(timestamps)]
+        self.starts = []
+        self.cancels = 0
+
+    @property
+    def busy(self):
+        self.left = max(0, self.left - 1)
+        return self.left > 0
+
+    def start(self, base):
+        self.left = self.looks
+        self.starts.append(base)
+
+    def cancel(self):
+        self.cancels += 1
+        if self.left:
+            self.left, self.outcome = 0, (ErrorCode.CANCELLED, Queue.LOAD, 0)
+
+
+class PeerDevice:
+    """A peer as a simulated device with a byte link (`transport.ByteDevice`)."""
+
+    def __init__(self, peer):
+        self.peer = peer
+        self.out = bytearray()
+
+    def link_write(self, data):
+        self.out += self.peer.receive(data)
+
+    def link_read(self, limit):
+        data = bytes(self.out[:limit])
+        del self.out[:limit]
+        return data
+
+    def step(self, cycles, *, until_bytes=0):
+        return 0 if until_bytes and self.out else cycles
+
+
+class Bed:
+    """A peer with memory and core, and a machine linked to it over a line with faults."""
+
+    def __init__(self, faults=None, *, seed=1, config=CONFIG, looks=3, **options):
+        self.config = config
+        self.memory = bytearray(config.memory_size)
+        self.core = CountingCore(looks)
+        self.peer = Peer(config, self.memory, self.core, build=77)
+        self.clock = PeerTransport(self.peer)
+        self.line = FaultyTransport(self.clock, faults or Faults(), seed)
+        self.machine = LinkMachine(Link(self.line, seed=seed, **options))
