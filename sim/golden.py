@@ -48,7 +48,7 @@ class Outcome:
     error: ErrorCode
     queue: Queue
     address: int
-    retired: tuple[int, int, int, int, int]
+    retired: tuple[int, ...]
     marks: tuple[tuple[Queue, int], ...]
 
 

@@ -75,7 +75,8 @@ class Memories:
         """A copy of the words at checked addresses."""
         return self.words[name].take(addresses, axis=0)
 
-    def write(self, name: str, addresses: NDArray[np.int64], values: NDArray[Any]) -> None:
+    def write(self, name: str, addresses: NDArray[np.int64],
+              values: NDArray[Any] | np.float32) -> None:
         """Write words at checked addresses, later ones over earlier ones."""
         self.words[name][addresses] = values
 
@@ -97,18 +98,18 @@ class Memories:
 
     def loader(self, target: LoadTarget) -> tuple[str, int, Callable[..., NDArray[Any]]]:
         """For a target of LOAD: its memory, the bytes of its words, and bytes to words."""
-        config = self.config
-        activations = ("scratchpad", config.rows, _signed)
-        weights = ("weights", config.weight_word_bytes,
-                   _signed if config.weight_bits == 8 else _nibbles)
-        parameters = ("parameters", config.parameter_word_bytes, self._records)
-        vector_weights = ("vector_weights", config.rows, _signed)
-        table = ("table", config.rows, _signed)
-        return {
-            LoadTarget.SCRATCHPAD: activations, LoadTarget.WEIGHT: weights,
-            LoadTarget.PARAMETER: parameters, LoadTarget.VECTOR_WEIGHT: vector_weights,
-            LoadTarget.TABLE: table,
-        }[target]
+        rows = self.config.rows
+        weight_bytes, parameter_bytes = (
+            self.config.weight_word_bytes, self.config.parameter_word_bytes)
+        weights = _signed if self.config.weight_bits == 8 else _nibbles
+        targets: dict[LoadTarget, tuple[str, int, Callable[..., NDArray[Any]]]] = {
+            LoadTarget.SCRATCHPAD: ("scratchpad", rows, _signed),
+            LoadTarget.WEIGHT: ("weights", weight_bytes, weights),
+            LoadTarget.VECTOR_WEIGHT: ("vector_weights", rows, _signed),
+            LoadTarget.PARAMETER: ("parameters", parameter_bytes, self._records),
+            LoadTarget.TABLE: ("table", rows, _signed),
+        }
+        return targets[target]
 
     def _records(self, data: NDArray[np.uint8]) -> NDArray[np.uint8]:
         return data.reshape(*data.shape[:-1], self.config.lanes, PARAMETER_BYTES)

@@ -38,13 +38,16 @@ Commit = Callable[[], None]
 WORK_LIMIT = 1 << 24
 """Loop iterations of one instruction beyond which it counts as caught by the watchdog."""
 
+_PREFIX = 1 << 20
+"""First iterations of too long a loop nest whose addresses are checked all the same."""
+
 _EXACT_PRODUCTS = 1024
 """Products of two int8 whose sum is exact in float32: 1024 * 128 * 128 = 2^24."""
 
 
 def check_units(config: Config, instruction: Instruction) -> None:
     """Stop with DECODE for a unit that the configuration leaves out."""
-    absent = False
+    absent: object = False
     if isinstance(instruction, Load):
         absent = (instruction.target not in set(LoadTarget)
                   or (instruction.target == LoadTarget.VECTOR_WEIGHT and not config.vector_taps)
@@ -69,7 +72,7 @@ def _walk(memories: Memories, name: str, base: int, counts: tuple[int, ...],
           steps: tuple[int, ...]) -> Indices:
     """Checked addresses of a loop nest over on-chip words."""
     if prod(counts) > WORK_LIMIT:
-        memories.check(name, nest(base, shorten(counts, WORK_LIMIT), steps))
+        memories.check(name, nest(base, shorten(counts, _PREFIX), steps))
         raise StopError(ErrorCode.WATCHDOG)
     addresses = nest(base, counts, steps)
     memories.check(name, addresses)
@@ -80,7 +83,7 @@ def _walk_main(memories: Memories, base: int, counts: tuple[int, ...], steps: tu
                length: int) -> Indices:
     """Checked first bytes of runs of `length` bytes in main memory."""
     if prod(counts) * length > WORK_LIMIT:
-        memories.check_main(nest(base, shorten(counts, WORK_LIMIT // length), steps, 32), length)
+        memories.check_main(nest(base, shorten(counts, _PREFIX), steps, 32), length)
         raise StopError(ErrorCode.WATCHDOG)
     starts = nest(base, counts, steps, 32)
     memories.check_main(starts, length)
@@ -147,10 +150,7 @@ def vector(memories: Memories, i: Vector) -> Commit:
     if i.taps > config.vector_taps:
         raise StopError(ErrorCode.LENGTH)
     passes = i.count_2 * i.count_3
-    if i.reduce:
-        emitted = 1
-    else:
-        emitted = max(0, (i.count_0 - i.taps) // i.stride + 1)
+    emitted = 1 if i.reduce else max(0, (i.count_0 - i.taps) // i.stride + 1)
     # Where nothing is emitted the accumulator's address is not looked at.
     targets = memories.linear("vector_accumulators", i.accumulator if emitted else 0,
                               emitted * i.count_1)
@@ -238,8 +238,8 @@ def post(memories: Memories, i: Post) -> Commit:
         result = numerics.add(
             result, b, i.zero_a, i.zero_b, i.multiplier_a, i.multiplier_b,
             i.add_shift, i.add_zero, i.add_low, i.add_high)
-    result = np.asarray(result, np.float32).reshape(*destination.shape, -1)
-    return lambda: memories.write_bytes(destination, span, result)
+    outputs = result.astype(np.float32).reshape(*destination.shape, -1)
+    return lambda: memories.write_bytes(destination, span, outputs)
 
 
 def store(memories: Memories, i: Store) -> Commit:

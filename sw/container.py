@@ -13,16 +13,14 @@ import struct
 from collections.abc import Mapping
 from typing import Any
 
-import numpy as np
-
 __all__ = ["DTYPES", "FORMAT", "HEADER_LIMIT", "Malformed", "Parts", "Reader", "read", "write"]
 
 FORMAT = "systolith-program-1"
 HEADER_LIMIT = 1 << 20
 """Most bytes that a program file's header may have."""
 
-DTYPES = {"U8": np.uint8, "I8": np.int8}
-"""Element types of the container's tensors, by their names in safetensors."""
+DTYPES = ("U8", "I8")
+"""Element types of the container's tensors, by their names in safetensors: a byte each."""
 
 Parts = Mapping[str, tuple[str, tuple[int, ...], bytes | memoryview]]
 """Tensors of a container: element type, shape, contents."""

@@ -250,8 +250,9 @@ class Program:
         config = Config.from_dict(reader.take("config", dict))
         stated = reader.take("config_hash", str)
         if config.hash != stated:
-            raise container.Malformed(f"its configuration has hash {config.hash} and it states {stated}; "
-                             "it was written by another version, so compile the model again")
+            raise container.Malformed(
+                f"its configuration has hash {config.hash} and it states {stated}; it was written "
+                "by another version, so compile the model again")
         if "image" not in parts:
             raise container.Malformed("it has no image; compile the model again")
         inputs = tuple(map(TensorDescriptor.from_dict, reader.take("inputs", list)))
@@ -261,7 +262,8 @@ class Program:
             answer = KnownAnswer(_answers("input", parts, len(inputs)),
                                  _answers("output", parts, len(outputs)))
         if len(parts) != 1 + (0 if answer is None else len(inputs) + len(outputs)):
-            raise container.Malformed("it has tensors that do not belong to a program; compile again")
+            raise container.Malformed("it has tensors that do not belong to a program; compile "
+                                      "again")
         program = cls(
             config=config, image=bytes(parts["image"][2]),
             memory_bytes=reader.take("memory_bytes", int), inputs=inputs, outputs=outputs,
@@ -306,7 +308,10 @@ def _answers(kind: str, parts: container.Parts, count: int) -> tuple[NDArray[np.
         if f"{kind}.{index}" not in parts:
             raise container.Malformed(f"its known answer lacks {kind} {index}; compile again")
         dtype, shape, data = parts[f"{kind}.{index}"]
-        arrays.append(np.frombuffer(data, container.DTYPES[dtype]).reshape(shape).copy())
+        if dtype != "I8":
+            raise container.Malformed(f"its known answer's {kind} {index} is not int8; compile "
+                                      "again")
+        arrays.append(np.frombuffer(data, np.int8).reshape(shape).copy())
     return tuple(arrays)
 
 

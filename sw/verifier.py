@@ -72,7 +72,8 @@ def verify_image(config: Config, image: bytes, *, base: int = 0, memory_bytes: i
     return _verify(config, image, base, memory_bytes, inputs)[0]
 
 
-def read_instructions(config: Config, image: bytes, base: int = 0) -> dict[Queue, list[Instruction]]:
+def read_instructions(config: Config, image: bytes,
+                      base: int = 0) -> dict[Queue, list[Instruction]]:
     """Every queue's instructions, Ends included. Raises `ProgramError` where that fails."""
     if base % DESCRIPTOR_BYTES:
         raise ProgramError(f"the program's descriptor lies at byte {base}, which is not a multiple "
@@ -172,8 +173,8 @@ class _Verifier:
                           self.lists[conflict.queue][conflict.index])
             verb = "writes" if conflict.access.write else "reads"
             raise ProgramError(f"{name} {verb} {conflict.access.memory} word {conflict.word} in no "
-                               f"fixed order with {other}, which uses it too: make one of them wait "
-                               "until the other has retired")
+                               f"fixed order with {other}, which uses it too: make one of them "
+                               "wait until the other has retired")
         self.history.record(queue, index + 1, touched)
 
     def _check_main(self, name: str, access: Access) -> None:

@@ -1,4 +1,4 @@
-"""The instruction set once more, one word at a time in plain Python, to compare with the golden model.
+"""The instruction set once more, a word at a time in plain Python, beside the golden model.
 
 Written from the docstrings of `hw/isa.py` and nothing else: addresses step with counters and one
 adder, as the hardware's do, sums are Python integers, every byte is touched by itself. Only the
@@ -8,6 +8,7 @@ arithmetic of single values comes from `systolith.sim.numerics`, which has its o
 from collections.abc import Iterator
 
 import numpy as np
+
 from systolith.hw.config import Config
 from systolith.hw.isa import (
     INSTRUCTION_BYTES,
@@ -29,7 +30,8 @@ from systolith.hw.isa import (
 from systolith.sim import numerics
 
 
-def walk(base: int, counts: tuple[int, ...], steps: tuple[int, ...], bits: int = 20) -> Iterator[int]:
+def walk(base: int, counts: tuple[int, ...], steps: tuple[int, ...],
+         bits: int = 20) -> Iterator[int]:
     """Addresses of a loop nest, innermost loop first, by counters and one adder."""
     left = list(counts)
     address = base

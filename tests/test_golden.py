@@ -2,6 +2,7 @@
 
 import numpy as np
 import pytest
+
 from scalar_machine import ScalarMachine
 from systolith.hw.config import Config
 from systolith.hw.isa import (

@@ -5,6 +5,7 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
+
 from systolith.accesses import Access, InvalidInstructionError, accesses
 from systolith.errors import ProgramError
 from systolith.hazards import Clocks
@@ -213,11 +214,11 @@ def test_wrong_instructions_are_named(instruction, message):
 
 def test_lists_that_do_not_decode_or_end_are_refused():
     image = bytearray(image_of())
-    with pytest.raises(ProgramError, match="LOAD instruction 0 at byte 64 does not decode .opcode"):
+    with pytest.raises(ProgramError, match="LOAD instruction 0 at byte 64 does not decode"):
         verify_image(TINY, bytes(image[:64]) + bytes(64) + bytes(image[128:]))
     with pytest.raises(ProgramError, match="queue STORE from byte 320 do not end inside"):
         verify_image(TINY, bytes(image[:-64]))
-    with pytest.raises(ProgramError, match="STORE instruction 0 .Fill. is a Fill and does not"):
+    with pytest.raises(ProgramError, match=r"STORE instruction 0 .Fill. is a Fill"):
         verify_image(TINY, bytes(image[:-64]) + encode(Fill()) + encode(End()))
     with pytest.raises(ProgramError, match="has no descriptor at byte 0"):
         verify_image(TINY, bytes(128))
@@ -250,7 +251,8 @@ def test_a_program_away_from_address_0():
     lists = read_instructions(TINY, image_of(*CHAIN))
     image = bytearray(image_of(*CHAIN))
     starts = [64, 64 + 64 * 4, 64 + 64 * 6, 64 + 64 * 7, 64 + 64 * 9]
-    moved = bytes(1024) + encode_descriptor(TINY.hash32, tuple(1024 + s for s in starts)) + image[64:]
+    descriptor = encode_descriptor(TINY.hash32, tuple(1024 + start for start in starts))
+    moved = bytes(1024) + descriptor + image[64:]
     assert read_instructions(TINY, moved, 1024) == lists
     assert verify_image(TINY, moved, base=1024) == verify_image(TINY, bytes(image))
 
@@ -367,15 +369,16 @@ def test_distorted_instructions_get_the_golden_models_verdict(name):
         try:
             found = sets_of(accesses(config, instruction.queues[0], instruction))
         except InvalidInstructionError as error:
-            undefined = error.code == ErrorCode.NONE or (
-                error.code == ErrorCode.ADDRESS and not isinstance(expected, ErrorCode))
-            late = {error.code, expected} == {ErrorCode.ADDRESS, ErrorCode.WATCHDOG} if isinstance(
-                expected, ErrorCode) else False
-            verdicts["undefined" if undefined or late else "refused"] += 1
-            assert undefined or late or error.code == expected, f"{number}: {instruction}"
+            found = error.code
+        if found == expected:
+            verdicts["refused" if isinstance(found, ErrorCode) else "accepted"] += 1
             continue
-        verdicts["accepted"] += 1
-        assert found == expected, f"number {number}: {instruction}"
+        # Own writes read again, walks that wrap around, and walks too long to see their end.
+        verdicts["undefined"] += 1
+        assert found == ErrorCode.NONE or (found == ErrorCode.ADDRESS and (
+            not isinstance(expected, ErrorCode) or expected == ErrorCode.WATCHDOG)) or (
+            found == ErrorCode.WATCHDOG and expected == ErrorCode.ADDRESS), (
+            f"number {number}: {instruction}, {found} instead of {expected}")
     assert verdicts["accepted"] > 30 and verdicts["refused"] > 30, verdicts
     assert verdicts["undefined"] < 30, verdicts
 
