@@ -87,7 +87,12 @@ def _offsets(counts: tuple[int, ...], strides: tuple[int, ...]) -> NDArray[np.in
         if offsets is None and abs(stride) > high - low + 1:
             offsets = np.arange(low, high + 1)
         if offsets is not None:
-            offsets = np.unique(offsets[:, None] + np.arange(count) * stride)
+            shifts = np.arange(count) * stride
+            if abs(stride) > high - low:  # copies behind each other, without overlap
+                offsets = np.sort(shifts)[:, None] + offsets
+                offsets = offsets.ravel()
+            else:
+                offsets = np.unique(shifts[:, None] + offsets)
         low += min(0, (count - 1) * stride)
         high += max(0, (count - 1) * stride)
         if offsets is not None and len(offsets) == high - low + 1:
