@@ -1,4 +1,4 @@
-"""The accelerator core: sequencer, engines, scratchpad and memory arbiter."""
+"""The accelerator core: control unit, engines, scratchpad and memory arbiter."""
 
 from amaranth import Cat, Module, ResetInserter, Signal
 from amaranth.lib import wiring
@@ -7,14 +7,13 @@ from amaranth.lib.wiring import In, Out
 from .arbiter import MemoryArbiter
 from .array_engine import ArrayEngine
 from .config import Config
-from .counters import Counters, counter_port
-from .fetch import Fetch
+from .control_unit import ControlUnit
+from .counters import counter_port
 from .isa import LoadTarget, Queue
 from .load import LoadMover
 from .ports import ControlSignature, Counter, MemoryReadSignature, memory_write_signature
 from .post import PostProcessor
 from .scratchpad import Scratchpad
-from .sequencer import Sequencer
 from .store import StoreMover
 from .vector import VectorUnit
 
@@ -58,131 +57,83 @@ class Core(wiring.Component):
     def elaborate(self, platform):
         m = Module()
         config = self._config
-        m.submodules.sequencer = sequencer = Sequencer(config)
+        m.submodules.control_unit = control = ControlUnit(config)
         m.submodules.scratchpad = scratchpad = Scratchpad(config)
         m.submodules.arbiter = arbiter = MemoryArbiter(config, readers=3, writers=2)
-        m.submodules.counters = counters = Counters(config)
 
         # What a run leaves behind goes with the run.
-        parts = {
-            "fetch": Fetch(config), "load": LoadMover(config), "array": ArrayEngine(config),
-            "post": PostProcessor(config), "store": StoreMover(config),
-        }
+        engines = {Queue.LOAD: LoadMover(config), Queue.ARRAY: ArrayEngine(config),
+                   Queue.POST: PostProcessor(config), Queue.STORE: StoreMover(config)}
         if config.vector_taps:
-            parts["vector"] = VectorUnit(config)
-        for name, part in parts.items():
-            m.submodules[name] = ResetInserter(sequencer.clear)(part)
+            engines[Queue.VECTOR] = VectorUnit(config)
+        for queue, engine in engines.items():
+            name = queue.name.lower()
+            m.submodules[name] = ResetInserter(control.clear)(engine)
+            wiring.connect(m, getattr(control, name), engine.engine)
 
-        self._connect_memory(m, sequencer, arbiter, parts)
-        self._connect_fetch(m, sequencer, parts["fetch"])
-        self._connect_engines(m, sequencer, scratchpad, parts)
-        self._connect_control(m, sequencer, counters)
-        self._count(m, sequencer, counters, arbiter, parts)
+        self._connect_memory(m, control, arbiter, engines)
+        self._connect_scratchpad(m, scratchpad, engines)
+        self._connect_loads(m, engines)
+        self._count(m, control, engines)
+        wiring.connect(m, wiring.flipped(self.control), control.control)
+        for name in (*map(counter_port, Counter), "mark"):
+            m.d.comb += getattr(self, name).eq(getattr(control, name))
         return m
 
-    def _connect_memory(self, m, sequencer, arbiter, parts):
+    def _connect_memory(self, m, control, arbiter, engines):
         wiring.connect(m, wiring.flipped(self.host_read), arbiter.readers[_HOST])
-        wiring.connect(m, parts["fetch"].read, arbiter.readers[_FETCH])
-        wiring.connect(m, parts["load"].read, arbiter.readers[_LOAD])
+        wiring.connect(m, control.read, arbiter.readers[_FETCH])
+        wiring.connect(m, engines[Queue.LOAD].read, arbiter.readers[_LOAD])
         wiring.connect(m, wiring.flipped(self.host_write), arbiter.writers[_HOST])
-        wiring.connect(m, parts["store"].write, arbiter.writers[_STORE])
+        wiring.connect(m, engines[Queue.STORE].write, arbiter.writers[_STORE])
         wiring.connect(m, arbiter.memory_read, wiring.flipped(self.read))
         wiring.connect(m, arbiter.memory_write, wiring.flipped(self.write))
         m.d.comb += [
-            arbiter.discard[_FETCH].eq(sequencer.clear),
-            arbiter.discard[_LOAD].eq(sequencer.clear),
-            sequencer.drained.eq(~(arbiter.reads_pending[_FETCH] | arbiter.reads_pending[_LOAD]
-                                   | arbiter.writes_pending[_STORE])),
+            arbiter.discard[_FETCH].eq(control.clear),
+            arbiter.discard[_LOAD].eq(control.clear),
+            control.drained.eq(~(arbiter.reads_pending[_FETCH] | arbiter.reads_pending[_LOAD]
+                                 | arbiter.writes_pending[_STORE])),
         ]
 
-    def _connect_fetch(self, m, sequencer, fetch):
-        m.d.comb += [
-            fetch.start.eq(sequencer.fetch_start),
-            fetch.base.eq(sequencer.base),
-            fetch.want.eq(sequencer.want),
-            sequencer.described.eq(fetch.described),
-            sequencer.code.eq(fetch.code),
-            sequencer.starts.eq(fetch.starts),
-            sequencer.beat.eq(fetch.beat),
-            sequencer.beat_valid.eq(fetch.beat_valid),
-            sequencer.missing.eq(fetch.missing),
-        ]
-
-    def _connect_engines(self, m, sequencer, scratchpad, parts):
-        for queue in Queue:
-            name = queue.name.lower()
-            if name in parts:
-                wiring.connect(m, getattr(sequencer, name), parts[name].engine)
-        load, post, array = parts["load"], parts["post"], parts["array"]
+    def _connect_scratchpad(self, m, scratchpad, engines):
+        array, post = engines[Queue.ARRAY], engines[Queue.POST]
         wiring.connect(m, array.activation, scratchpad.array)
         wiring.connect(m, post.operand_a, scratchpad.operand_a)
-        wiring.connect(m, parts["store"].read, scratchpad.store)
+        wiring.connect(m, engines[Queue.STORE].read, scratchpad.store)
         wiring.connect(m, post.write, scratchpad.post)
-        wiring.connect(m, load.write, scratchpad.load)
+        wiring.connect(m, engines[Queue.LOAD].write, scratchpad.load)
         wiring.connect(m, post.array, array.accumulators)
         if self._config.residual:
             wiring.connect(m, post.operand_b, scratchpad.operand_b)
-        owners = {LoadTarget.WEIGHT: array, LoadTarget.PARAMETER: post}
-        if self._config.table:
-            owners[LoadTarget.TABLE] = post
         if self._config.vector_taps:
-            vector = parts["vector"]
-            wiring.connect(m, vector.activation, scratchpad.vector)
-            wiring.connect(m, post.vector, vector.accumulators)
-            owners[LoadTarget.VECTOR_WEIGHT] = vector
+            wiring.connect(m, engines[Queue.VECTOR].activation, scratchpad.vector)
+            wiring.connect(m, post.vector, engines[Queue.VECTOR].accumulators)
 
-        for part in {id(part): part for part in owners.values()}.values():
-            mine = Signal()
+    def _connect_loads(self, m, engines):
+        """Loaded words go to the engine whose memory is meant."""
+        load = engines[Queue.LOAD].load
+        owners = {Queue.ARRAY: [LoadTarget.WEIGHT], Queue.POST: [LoadTarget.PARAMETER]}
+        if self._config.table:
+            owners[Queue.POST].append(LoadTarget.TABLE)
+        if self._config.vector_taps:
+            owners[Queue.VECTOR] = [LoadTarget.VECTOR_WEIGHT]
+        for queue, targets in owners.items():
+            port = engines[queue].load
+            mine = Signal(name=f"loads_{queue.name.lower()}")
             m.d.comb += [
-                mine.eq(Cat(load.load.payload.target == target
-                            for target, owner in owners.items() if owner is part).any()),
-                part.load.payload.eq(load.load.payload),
-                part.load.valid.eq(load.load.valid & mine),
+                mine.eq(Cat(load.payload.target == target for target in targets).any()),
+                port.payload.eq(load.payload),
+                port.valid.eq(load.valid & mine),
             ]
             with m.If(mine):
-                m.d.comb += load.load.ready.eq(part.load.ready)
+                m.d.comb += load.ready.eq(port.ready)
 
-    def _connect_control(self, m, sequencer, counters):
-        control = self.control
-        wiring.connect(m, wiring.flipped(control.start), sequencer.start)
-        m.d.comb += [
-            sequencer.cancel.eq(control.cancel),
-            sequencer.watchdog.eq(control.watchdog),
-            control.busy.eq(sequencer.busy),
-            control.error.eq(sequencer.error),
-            control.error_queue.eq(sequencer.error_queue),
-            control.error_address.eq(sequencer.error_address),
-            counters.counter_index.eq(control.counter_index),
-            control.counter_value.eq(counters.counter_value),
-            counters.timestamp_index.eq(control.timestamp_index),
-            control.timestamp_cycles.eq(counters.timestamp_cycles),
-            control.timestamp_active.eq(counters.timestamp_active),
-            control.timestamp_count.eq(counters.timestamp_count),
-            self.mark.eq(counters.mark),
-        ]
-        for counter in Counter:
-            name = counter_port(counter)
-            m.d.comb += getattr(self, name).eq(getattr(counters, name))
-
-    def _count(self, m, sequencer, counters, arbiter, parts):
-        fetch, load, store = parts["fetch"].read, parts["load"].read, parts["store"].write
-        written = Signal.like(counters.written)
+    def _count(self, m, control, engines):
+        fetch, load = control.read.data, engines[Queue.LOAD].read.data
+        store = engines[Queue.STORE].write
         with m.If(store.valid & store.ready):
-            m.d.comb += written.eq(sum(store.payload.mask))
+            m.d.comb += control.written.eq(sum(store.payload.mask))
         m.d.comb += [
-            counters.begin.eq(sequencer.begin),
-            counters.running.eq(sequencer.running),
-            counters.waiting.eq(sequencer.waiting),
-            counters.retired.eq(sequencer.retired),
-            counters.marked.eq(sequencer.marked),
-            sequencer.log_pending.eq(counters.pending),
-            counters.weight_stall.eq(parts["array"].weight_stall),
-            counters.read_beat.eq((fetch.data.valid & fetch.data.ready)
-                                  | (load.data.valid & load.data.ready)),
-            counters.written.eq(written),
+            control.weight_stall.eq(engines[Queue.ARRAY].weight_stall),
+            control.read_beat.eq((fetch.valid & fetch.ready) | (load.valid & load.ready)),
         ]
-        for queue in Queue:
-            name = queue.name.lower()
-            if name in parts:
-                m.d.comb += [counters.active[queue].eq(parts[name].engine.active),
-                             counters.stall[queue].eq(parts[name].engine.stall)]
