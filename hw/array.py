@@ -15,6 +15,16 @@ def partial_sum_width(rows: int) -> int:
     return 16 + (rows - 1).bit_length()
 
 
+def _groups(word):
+    """A word cut into pieces of eight bytes, and the rest."""
+    return [word[low:low + 64] for low in range(0, len(word), 64)]
+
+
+def _byte(groups, index):
+    """Byte `index` of a word cut by `_groups`."""
+    return groups[index // 8].word_select(index % 8, 8)
+
+
 class SystolicArray(wiring.Component):
     """`rows` x `columns` cells that hold a weight tile and multiply a stream of pixels by it.
 
@@ -67,11 +77,12 @@ class SystolicArray(wiring.Component):
 
     def elaborate(self, platform):
         m = Module()
-        # Skew: stage r holds the word that row r takes its activation from. Eight rows share a
-        # signal, because a 64-bit copy simulates as fast as an 8-bit one; bytes that no later row
-        # needs disappear in synthesis.
         valid, first, tag = self.i.valid, self.i.first, self.i.tag
-        chunks = [self.i.data[low:low + 64] for low in range(0, 8 * self.rows, 64)]
+        # Eight bytes share a signal, since a 64-bit copy simulates as fast as an 8-bit one, and a
+        # cell is nothing but a product and a sum that are renewed every cycle: conditions on them
+        # would cost the simulator more than they save.
+        skewed = _groups(self.i.data)
+        loaded = _groups(self.load.weights)
         above = [None] * self.columns
 
         def register(shape, name):
@@ -80,47 +91,46 @@ class SystolicArray(wiring.Component):
 
         for r in range(self.rows):
             activation = register(signed(8), f"activation_{r}")
-            entered = Signal(name=f"entered_{r}")
-            multiplied = Signal(name=f"multiplied_{r}")
-            m.d.sync += [entered.eq(valid), multiplied.eq(entered)]
+            active = [register(len(group), f"weights_{r}_{g}") for g, group in enumerate(loaded)]
+            shadow = [register(len(group), f"shadows_{r}_{g}") for g, group in enumerate(loaded)]
             with m.If(valid):
-                m.d.sync += activation.eq(chunks[r // 8].word_select(r % 8, 8))
-
-            active = [register(signed(8), f"weight_{r}_{c}") for c in range(self.columns)]
-            shadow = [register(signed(8), f"shadow_{r}_{c}") for c in range(self.columns)]
-            product = [register(signed(16), f"product_{r}_{c}") for c in range(self.columns)]
-            total = [register(signed(self.width), f"sum_{r}_{c}") for c in range(self.columns)]
+                m.d.sync += activation.eq(_byte(skewed, r))
             with m.If(valid & first):
-                for c in range(self.columns):
-                    m.d.sync += active[c].eq(shadow[c])
+                m.d.sync += [active[g].eq(shadow[g]) for g in range(len(loaded))]
             with m.If(self.load.valid & (self.load.row == r)):
-                for c in range(self.columns):
-                    m.d.sync += shadow[c].eq(self.load.weights.word_select(c, 8))
-            with m.If(entered):
-                for c in range(self.columns):
-                    m.d.sync += product[c].eq(activation * active[c])
-            with m.If(multiplied):
-                for c in range(self.columns):
-                    m.d.sync += total[c].eq(product[c] + above[c] if r else product[c])
-            above = total
+                m.d.sync += [shadow[g].eq(loaded[g]) for g in range(len(loaded))]
+            sums = []
+            for c in range(self.columns):
+                product = register(signed(16), f"product_{r}_{c}")
+                partial = register(signed(self.width), f"sum_{r}_{c}")
+                m.d.sync += [
+                    product.eq(activation * _byte(active, c).as_signed()),
+                    partial.eq(above[c] + product if r else product),
+                ]
+                sums.append(partial)
+            above = sums
 
+            # Row r + 1 takes its byte from a copy of the word, one cycle later; the bytes that no
+            # later row needs disappear in synthesis.
+            following = Signal(name=f"valid_{r + 1}")
+            m.d.sync += following.eq(valid)
             if r < self.rows - 1:
-                next_valid = Signal(name=f"valid_{r + 1}")
-                next_first = Signal(name=f"first_{r + 1}")
-                next_chunks = list(chunks)
-                m.d.sync += [next_valid.eq(valid), next_first.eq(first)]
-                with m.If(valid):
-                    for k in range((r + 1) // 8, len(chunks)):
-                        next_chunks[k] = register(len(chunks[k]), f"skew_{r + 1}_{k}")
-                        m.d.sync += next_chunks[k].eq(chunks[k])
-                valid, first, chunks = next_valid, next_first, next_chunks
+                following_first = register(1, f"first_{r + 1}")
+                m.d.sync += following_first.eq(first)
+                copies = list(skewed)
+                for g in range((r + 1) // 8, len(skewed)):
+                    copies[g] = register(len(skewed[g]), f"skew_{r + 1}_{g}")
+                    with m.If(valid):
+                        m.d.sync += copies[g].eq(skewed[g])
+                first, skewed = following_first, copies
+            valid = following
 
         for r in range(self.rows):
             next_tag = register(self.tag_shape, f"tag_{r + 1}")
             m.d.sync += next_tag.eq(tag)
             tag = next_tag
         m.d.comb += [
-            self.o.valid.eq(entered),
+            self.o.valid.eq(valid),
             self.o.tag.eq(tag),
             *(self.o.sums[c].eq(above[c]) for c in range(self.columns)),
         ]
