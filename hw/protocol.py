@@ -226,7 +226,8 @@ class Status:
     """The outcome of the last run, or the state of the present one.
 
     `error` is an `isa.ErrorCode`, `queue` an `isa.Queue`, `address` the byte address of the
-    instruction that failed; `runs` counts the runs begun, modulo 65536, `timestamps` the log's entries.
+    instruction that failed; `runs` counts the runs begun, modulo 65536, `timestamps` the log's
+    entries, `cycles` the run's cycles (`Counter.CYCLES`).
     """
 
     busy: bool = False
@@ -235,22 +236,23 @@ class Status:
     address: int = 0
     runs: int = 0
     timestamps: int = 0
+    cycles: int = 0
 
-    _LAYOUT = struct.Struct("<BBBxIII")
+    _LAYOUT = struct.Struct("<BBBxIIII")
 
     def encode(self) -> bytes:
-        """The STATUS answer's payload: four 32-bit words."""
+        """The STATUS answer's payload: five 32-bit words."""
         return self._LAYOUT.pack(self.busy, self.error, self.queue, self.address, self.runs,
-                                 self.timestamps)
+                                 self.timestamps, self.cycles)
 
     @classmethod
     def decode(cls, payload: bytes) -> "Status":
         """Raises ValueError when the payload is no status."""
         if len(payload) != cls._LAYOUT.size:
             raise ValueError(f"a status has {cls._LAYOUT.size} bytes, not {len(payload)}")
-        busy, error, queue, address, runs, timestamps = cls._LAYOUT.unpack(payload)
+        busy, error, queue, address, runs, timestamps, cycles = cls._LAYOUT.unpack(payload)
         return cls(busy=bool(busy), error=error, queue=queue, address=address, runs=runs,
-                   timestamps=timestamps)
+                   timestamps=timestamps, cycles=cycles)
 
 
 def check_payload(opcode: int, length: int) -> Refusal | None:

@@ -20,6 +20,7 @@ from systolith.hw.protocol import (
     REFUSED,
     WATCHDOG_DEFAULT,
     Command,
+    Counter,
     Deframer,
     Frame,
     Identity,
@@ -232,7 +233,8 @@ class Peer:
     def _status(self) -> bytes:
         error, queue, address = self.core.outcome
         return Status(busy=self.core.busy, error=error, queue=queue, address=address,
-                      runs=self._runs, timestamps=len(self.core.timestamps)).encode()
+                      runs=self._runs, timestamps=len(self.core.timestamps),
+                      cycles=self.core.counters[Counter.CYCLES]).encode()
 
     def _cancel(self) -> bytes:
         self.core.cancel()

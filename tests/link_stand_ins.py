@@ -1,10 +1,14 @@
 """Stand-ins for what lies behind a link: a core without arithmetic, and devices made of peers."""
 
+import numpy as np
+
 from systolith.driver.link import Link
 from systolith.driver.machine import LinkMachine
 from systolith.hw.config import PRESETS
-from systolith.hw.isa import ErrorCode, Queue
+from systolith.hw.isa import End, ErrorCode, Load, Queue, Store, encode, encode_descriptor
 from systolith.hw.protocol import COUNTERS, WATCHDOG_DEFAULT
+from systolith.layout import TensorDescriptor
+from systolith.program import KnownAnswer, LayerInfo, Program
 from systolith.sim.faults import Faults, FaultyTransport, PeerTransport
 from systolith.sim.peer import Peer
 
@@ -69,3 +73,33 @@ class Bed:
         self.clock = PeerTransport(self.peer)
         self.line = FaultyTransport(self.clock, faults or Faults(), seed)
         self.machine = LinkMachine(Link(self.line, seed=seed, **options))
+
+
+def copy_program(config=CONFIG, *, scale=0.5, wrong=False, tail=(), metadata=None, error=False):
+    """A program that copies its input of 3 channels, 2x2 pixels, to its output; no arithmetic.
+
+    `error` makes its LOAD one of an address outside of memory, `wrong` gives it a known answer
+    that no device can give.
+    """
+    base, rows = 64, config.rows
+    lists = {
+        Queue.LOAD: [Load(source=(config.memory_size - 1 if error else 0x400),
+                          chunk_bytes=4 * rows, destination=0), End()],
+        Queue.ARRAY: [End()], Queue.VECTOR: [End()], Queue.POST: [End()],
+        Queue.STORE: [Store(wait_load=1, source=0, row_bytes=4 * rows, destination=0x600, mark=1),
+                      End()],
+    }
+    image, starts = bytearray(), []
+    for queue in Queue:
+        starts.append(base + len(image))
+        image += b"".join(map(encode, lists[queue]))
+    image = encode_descriptor(config.hash32, tuple(starts)) + bytes(image)
+    here = {"shape": (3, 2, 2), "scale": scale, "zero_point": 3, "word_bytes": rows}
+    values = np.arange(12, dtype=np.int8).reshape(3, 2, 2)
+    return Program(
+        config=config, image=image, memory_bytes=0x800,
+        inputs=(TensorDescriptor(name="x", address=0x400, **here),),
+        outputs=(TensorDescriptor(name="y", address=0x600, **here),),
+        layers=(LayerInfo(name="copy", op="copy", macs=480),), tail=tail,
+        known_answer=KnownAnswer((values,), (values + np.int8(wrong),)),
+        metadata=metadata or {})

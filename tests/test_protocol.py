@@ -120,11 +120,12 @@ def test_identity_and_status_round_trip():
     assert Identity.decode(identity.encode()) == identity
     assert len(identity.encode()) == 36 and identity.encode()[0] == VERSION
     assert f"{identity.config_hash:016x}" == CONFIG.hash
-    status = Status(busy=True, error=5, queue=3, address=0xFFFFFFFF, runs=65535, timestamps=512)
+    status = Status(busy=True, error=5, queue=3, address=0xFFFFFFFF, runs=65535, timestamps=512,
+                    cycles=0xFEDCBA98)
     assert Status.decode(status.encode()) == status
     with pytest.raises(ValueError, match="36 bytes, not 3"):
         Identity.decode(b"abc")
-    with pytest.raises(ValueError, match="16 bytes, not 0"):
+    with pytest.raises(ValueError, match="20 bytes, not 0"):
         Status.decode(b"")
 
 

@@ -20,6 +20,7 @@ from ..protocol import (
     VERSION,
     WATCHDOG_DEFAULT,
     Command,
+    Counter,
     Identity,
     Refusal,
 )
@@ -121,7 +122,7 @@ class Endpoint(wiring.Component):
         word_index = Signal.like(answer_words)
         word = Signal(32)
         m.d.comb += [
-            control.counter_index.eq(word_index),
+            control.counter_index.eq(Mux(opcode == Command.COUNTERS, word_index, Counter.CYCLES)),
             control.timestamp_index.eq(address),
         ]
 
@@ -511,8 +512,10 @@ class Endpoint(wiring.Component):
                     m.d.sync += word.eq(control.error_address)
                 with m.Case(2):
                     m.d.sync += word.eq(runs)
-                with m.Default():
+                with m.Case(3):
                     m.d.sync += word.eq(control.timestamp_count)
+                with m.Default():
+                    m.d.sync += word.eq(control.counter_value)
             with m.Case(Command.COUNTERS):
                 m.d.sync += word.eq(control.counter_value)
             with m.Case(Command.TIMESTAMPS):

@@ -12,7 +12,7 @@ from systolith.layout import TensorDescriptor
 from systolith.program import Program
 
 from .batch import finish_outputs, input_levels
-from .machine import Machine, Progress, RunResult, Transfer
+from .machine import Machine, Progress, Transfer
 from .records import RunRecord, record
 
 __all__ = ["Device"]
@@ -120,10 +120,10 @@ class Device:
         batch = _Batch(machine, program, levels, deadline, watchdog, progress)
         begun = machine.now()
         outputs = batch.stream() if self._streaming and batch.can_stream else batch.one_by_one()
-        assert batch.result is not None
+        seconds = machine.now() - begun
         self.last_run = record(
-            program, batch.result, images=batch.images, total_cycles=batch.cycles,
-            seconds=machine.now() - begun, cycles_per_second=machine.cycles_per_second)
+            program, machine.measurements(), images=batch.images, total_cycles=batch.cycles,
+            seconds=seconds, cycles_per_second=machine.cycles_per_second)
         return finish_outputs(program, outputs, dequantize)
 
     def selftest(self, program: Program) -> None:
@@ -186,7 +186,6 @@ class _Batch:
         self._outputs: list[list[NDArray[np.int8]]] = [[] for _ in program.outputs]
         self.images = len(levels[0])
         self.cycles = 0
-        self.result: RunResult | None = None
         self._stage_in = self._stage(program.inputs, program.memory_bytes)
         self._stage_out = self._stage(program.outputs, self._stage_in[-1])
 
@@ -224,20 +223,23 @@ class _Batch:
         """
         machine = self._machine
         inputs = self._send(0)
-        fetched: list[Transfer] = []
+        moves: list[Transfer] = []
         for index in range(self.images):
             for transfer in inputs:
                 transfer.wait()
-            for tensor, stage in zip(self._program.inputs, self._stage_in, strict=False):
-                machine.copy(stage, tensor.nbytes, tensor.address)
+            moves += [machine.copy_later(stage, tensor.nbytes, tensor.address)
+                      for tensor, stage in zip(self._program.inputs, self._stage_in,
+                                               strict=False)]
             machine.begin(0, watchdog=self._watchdog)
             inputs = self._send(index + 1) if index + 1 < self.images else []
-            if index:
-                fetched = self._fetch()
+            fetched = self._fetch() if index else []
             self._finish()
+            for transfer in moves:
+                transfer.wait()
             self._collect(fetched)
-            for tensor, stage in zip(self._program.outputs, self._stage_out, strict=False):
-                machine.copy(tensor.address, tensor.nbytes, stage)
+            moves = [machine.copy_later(tensor.address, tensor.nbytes, stage)
+                     for tensor, stage in zip(self._program.outputs, self._stage_out,
+                                              strict=False)]
             self._report(index)
         self._collect(self._fetch())
         self._report(self.images)
@@ -261,9 +263,9 @@ class _Batch:
             outputs.append(tensor.unpack(transfer.wait()))
 
     def _finish(self) -> None:
-        self.result = self._machine.finish(self._deadline)
-        self.result.check(self._machine.name)
-        self.cycles += self.result.counters.get("cycles", 0)
+        result = self._machine.finish(self._deadline)
+        result.check(self._machine.name)
+        self.cycles += result.cycles
 
     def _report(self, done: int) -> None:
         if self._progress is not None and done:

@@ -8,7 +8,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 
 from systolith.errors import Error
-from systolith.hw.protocol import MAX_DATA, Command, words
+from systolith.hw.protocol import EFFECTS, MAX_DATA, Command, words
 
 __all__ = ["Job", "Piece", "RangeJob", "ReadJob", "SingleJob", "TimestampsJob", "WriteJob"]
 
@@ -28,6 +28,7 @@ class Piece:
     frame: bytes = b""
     attempts: int = 0
     sent_at: float = 0.0
+    timed: bool = False
     order: int = 0
 
 
@@ -36,8 +37,10 @@ class Job:
 
     Members
     -------
-    exclusive
-        Nothing else may be on the way together with it.
+    effect
+        It changes something, by one request that is repeated as it is until it is answered.
+    remembered
+        The device remembers one such request, or forgets it: two are never on the way together.
     patience
         Seconds that the device may need to answer, on top of what the link takes.
     done, error
@@ -48,7 +51,8 @@ class Job:
         What the last answer took, None where its request had to be repeated.
     """
 
-    exclusive = False
+    effect = False
+    remembered = False
     patience = 0.0
 
     def __init__(self) -> None:
@@ -69,9 +73,16 @@ class Job:
         """The answer to a piece."""
         raise NotImplementedError
 
-    def conflicts(self, other: "Job") -> bool:
-        """Whether the two may not be on the way together."""
-        return self.exclusive or other.exclusive or self._touches(other) or other._touches(self)
+    def must_follow(self, earlier: "Job") -> bool:
+        """Whether this job may only be sent when an earlier one has been answered.
+
+        The device executes in order, so only repetitions matter. A request that reads is executed
+        anew when it is repeated, and must not see what came after it. A write may be asked anew
+        in smaller pieces, in a new session, and must not undo what came after it.
+        """
+        return ((self.effect and not earlier.effect)
+                or (self.remembered and earlier.remembered)
+                or self._touches(earlier) or earlier._touches(self))
 
     def _touches(self, other: "Job") -> bool:
         """Whether this job writes what the other reads or writes."""
@@ -83,16 +94,13 @@ class Job:
 
 
 class SingleJob(Job):
-    """One request with one answer.
-
-    `exclusive` says that nothing else may be on the way with it: a request with an effect, or one
-    whose answer depends on others.
-    """
+    """One request with one answer; whether it has an effect, the protocol says."""
 
     def __init__(self, command: Command, *arguments: int, answer_bytes: int = 0,
-                 exclusive: bool = False, patience: float = 0.0):
+                 patience: float = 0.0):
         super().__init__()
-        self.exclusive = exclusive
+        self.effect = command in EFFECTS
+        self.remembered = command in (Command.RUN, Command.RESET)
         self.patience = patience
         self._piece: Piece | None = Piece(self, command, words(*arguments), answer_bytes)
 

@@ -14,7 +14,7 @@ from systolith.hw.protocol import COUNTERS, Command, Counter, Identity, Status
 from .jobs import Job, ReadJob, SingleJob, TimestampsJob, WriteJob
 from .link import Link
 
-__all__ = ["LinkMachine", "Machine", "Progress", "RunResult", "Transfer"]
+__all__ = ["LinkMachine", "Machine", "Measurements", "Progress", "RunResult", "Transfer"]
 
 Progress = Callable[[int, int], None]
 """Called with bytes done and bytes in all."""
@@ -28,16 +28,14 @@ measure how fast the device is, the last are not dear to repeat."""
 class RunResult:
     """How a run ended.
 
-    `error`, and with it the queue and byte address of the instruction that caused it; `counters` by
-    name (empty where a device has none); `timestamps`: cycles and active array cycles at each
-    marked instruction, as far as the device's log reaches.
+    `error`, and with it the queue and byte address of the instruction that caused it; `cycles` of
+    the run (0 where a device counts none).
     """
 
     error: ErrorCode
     queue: Queue
     address: int
-    counters: dict[str, int] = field(default_factory=dict)
-    timestamps: tuple[tuple[int, int], ...] = ()
+    cycles: int = 0
 
     def check(self, name: str) -> None:
         """Raise `DeviceError` unless the run ended well. `name` is the device's."""
@@ -57,6 +55,18 @@ _ADVICE = {
     ErrorCode.WATCHDOG: "it made no progress, raise the watchdog or compile the program again",
     ErrorCode.CANCELLED: "the run was cancelled, start it again",
 }
+
+
+@dataclass(frozen=True, kw_only=True)
+class Measurements:
+    """What the last run left behind.
+
+    `counters` by name (empty where a device has none); `timestamps`: cycles and active array cycles
+    at each marked instruction, as far as the device's log reaches.
+    """
+
+    counters: dict[str, int] = field(default_factory=dict)
+    timestamps: tuple[tuple[int, int], ...] = ()
 
 
 class Transfer:
@@ -107,6 +117,11 @@ class Machine(ABC):
     def copy(self, source: int, length: int, destination: int) -> None:
         """Copy inside main memory; the ranges must not overlap."""
 
+    def copy_later(self, source: int, length: int, destination: int) -> Transfer:
+        """Begin to copy inside main memory; what is asked afterwards comes after it."""
+        self.copy(source, length, destination)
+        return Transfer(lambda: b"")
+
     @abstractmethod
     def crc(self, address: int, length: int) -> int:
         """`zlib.crc32` of a range, computed by the device."""
@@ -122,6 +137,10 @@ class Machine(ABC):
 
         Raises `DeviceError`, after the run was cancelled, when it takes longer.
         """
+
+    def measurements(self) -> Measurements:
+        """Counters and timestamps of the last run."""
+        return Measurements()
 
     def run(self, base: int = 0, *, deadline: float | None = None, watchdog: int | None = None
             ) -> RunResult:
@@ -179,7 +198,7 @@ class LinkMachine(Machine):
         self.name = link.name
         self.identity = link.identity
         self.cycles_per_second = cycles_per_second or 1000.0 * max(1, link.identity.clock_khz)
-        self._running_since = 0.0
+        self._starting: list[Job] = []
         self._seconds_per_byte = 0.0
 
     @property
@@ -223,6 +242,13 @@ class LinkMachine(Machine):
         for offset, nbytes in _chunks(length):
             self._long_call(Command.COPY, source + offset, nbytes, destination + offset)
 
+    def copy_later(self, source: int, length: int, destination: int) -> Transfer:
+        if length > CHUNKS[-1]:
+            return super().copy_later(source, length, destination)
+        self._check_range(source, length)
+        self._check_range(destination, length)
+        return self._transfer(self._long_job(Command.COPY, source, length, destination))
+
     def crc(self, address: int, length: int) -> int:
         self._check_range(address, length)
         value = 0
@@ -232,18 +258,21 @@ class LinkMachine(Machine):
         return value
 
     def begin(self, base: int, *, watchdog: int | None = None) -> None:
+        link = self._link
         if watchdog is not None:
-            self._call(Command.WATCHDOG, watchdog)
-        self._call(Command.RUN, base, answer_bytes=4)
-        self._running_since = self._link.now()
+            self._starting.append(link.submit(SingleJob(Command.WATCHDOG, watchdog)))
+        self._starting.append(link.submit(SingleJob(Command.RUN, base, answer_bytes=4)))
 
     def finish(self, deadline: float | None = None) -> RunResult:
         link = self._link
+        starting, self._starting = self._starting, []
+        link.wait(*starting)
+        since = link.now()
         while True:
             status = self.status()
             if not status.busy:
                 break
-            elapsed = link.now() - self._running_since
+            elapsed = link.now() - since
             if deadline is not None and elapsed > deadline:
                 self.cancel()
                 raise DeviceError(f"{self.name} did not finish within {deadline:.3g} s and was "
@@ -251,15 +280,17 @@ class LinkMachine(Machine):
                                   "configuration")
             # Often enough that waiting adds little to a run, seldom enough to leave the link free.
             link.idle(min(max(elapsed / 64, 64 / self.cycles_per_second), 0.1))
-        counters = link.call(SingleJob(Command.COUNTERS, answer_bytes=4 * COUNTERS), urgent=True)
-        log = link.call(TimestampsJob(min(status.timestamps, self.identity.timestamps)),
-                        urgent=True)
-        values = _unpack(counters)
-        entries = _unpack(log)
-        return RunResult(
-            error=ErrorCode(status.error), queue=Queue(status.queue), address=status.address,
-            counters={counter.name.lower(): values[counter] for counter in Counter},
-            timestamps=tuple(zip(entries[::2], entries[1::2], strict=True)))
+        return RunResult(error=ErrorCode(status.error), queue=Queue(status.queue),
+                         address=status.address, cycles=status.cycles)
+
+    def measurements(self) -> Measurements:
+        link = self._link
+        entries = min(self.status().timestamps, self.identity.timestamps)
+        counters = _unpack(link.call(SingleJob(Command.COUNTERS, answer_bytes=4 * COUNTERS)))
+        log = _unpack(link.call(TimestampsJob(entries)))
+        return Measurements(
+            counters={counter.name.lower(): counters[counter] for counter in Counter},
+            timestamps=tuple(zip(log[::2], log[1::2], strict=True)))
 
     def status(self) -> Status:
         """What the core is doing, or how the last run ended."""
@@ -268,10 +299,10 @@ class LinkMachine(Machine):
                                              urgent=True))
 
     def cancel(self) -> None:
-        self._call(Command.CANCEL)
+        self._stop(Command.CANCEL)
 
     def reset(self) -> None:
-        self._call(Command.RESET)
+        self._stop(Command.RESET)
 
     def now(self) -> float:
         return self._link.now()
@@ -279,17 +310,21 @@ class LinkMachine(Machine):
     def close(self) -> None:
         self._link.close()
 
-    def _call(self, command: Command, *arguments: int, answer_bytes: int = 0) -> bytes:
-        """One request that nothing else may be on the way with."""
-        return self._link.call(SingleJob(command, *arguments, answer_bytes=answer_bytes,
-                                         exclusive=True), urgent=True)
+    def _stop(self, command: Command) -> None:
+        # Urgent requests go before what is queued, but not before the start they refer to.
+        self._link.wait(*self._starting)
+        self._link.call(SingleJob(command), urgent=True)
+
+    def _long_job(self, command: Command, address: int, nbytes: int, *more: int,
+                  answer_bytes: int = 0) -> SingleJob:
+        """A request that keeps the device busy for a time that grows with its bytes."""
+        return SingleJob(command, address, nbytes, *more, answer_bytes=answer_bytes,
+                         patience=4 * nbytes * self._seconds_per_byte)
 
     def _long_call(self, command: Command, address: int, nbytes: int, *more: int,
                    answer_bytes: int = 0) -> bytes:
-        """A request that keeps the device busy for a time that grows with its bytes."""
-        job = SingleJob(command, address, nbytes, *more, answer_bytes=answer_bytes,
-                        exclusive=True, patience=4 * nbytes * self._seconds_per_byte)
-        answer = self._link.call(job, urgent=True)
+        job = self._long_job(command, address, nbytes, *more, answer_bytes=answer_bytes)
+        answer = self._link.call(job)
         # A simulated device is slower than its clock says, so the time is measured; in small
         # requests it is the link's.
         if job.seconds is not None and nbytes >= CHUNKS[0]:

@@ -5,7 +5,7 @@ from dataclasses import dataclass, field
 from systolith.hw.config import Config
 from systolith.program import Program
 
-from .machine import RunResult
+from .machine import Measurements
 
 __all__ = ["LayerRun", "RunRecord", "record"]
 
@@ -61,12 +61,12 @@ class RunRecord:
         return max(0.0, self.seconds - self.core_seconds)
 
 
-def record(program: Program, result: RunResult, *, images: int, total_cycles: int,
+def record(program: Program, measured: Measurements, *, images: int, total_cycles: int,
            seconds: float, cycles_per_second: float) -> RunRecord:
-    """The record of a call from its last image's result."""
-    if not result.counters:
+    """The record of a call; `measured` is of its last image."""
+    if not measured.counters:
         return RunRecord(images=images, seconds=seconds, core_seconds=seconds)
-    counters = result.counters
+    counters = measured.counters
     cycles = counters["cycles"]
     return RunRecord(
         images=images, cycles=cycles, total_cycles=total_cycles,
@@ -74,15 +74,15 @@ def record(program: Program, result: RunResult, *, images: int, total_cycles: in
         stalls={name: value for name, value in counters.items()
                 if name.endswith(("_wait", "_stall")) or name == "array_weight"},
         bytes_read=counters["bytes_read"], bytes_written=counters["bytes_written"],
-        layers=_layers(program, result), seconds=seconds,
+        layers=_layers(program, measured), seconds=seconds,
         core_seconds=min(seconds, total_cycles / cycles_per_second))
 
 
-def _layers(program: Program, result: RunResult) -> tuple[LayerRun, ...]:
+def _layers(program: Program, measured: Measurements) -> tuple[LayerRun, ...]:
     layers = []
     before = (0, 0)
     # A log shorter than the network gives its first layers.
-    for layer, entry in zip(program.layers, result.timestamps, strict=False):
+    for layer, entry in zip(program.layers, measured.timestamps, strict=False):
         layers.append(LayerRun(
             name=layer.name, op=layer.op, macs=layer.macs, begin=before[0], end=entry[0],
             active=entry[1] - before[1], predicted_cycles=layer.predicted_cycles,

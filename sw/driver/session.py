@@ -5,9 +5,9 @@ So the same code serves serial ports, sockets, simulators and tests that run a v
 
 How loss is met: a request whose answer overtook an older one's shows that the older answer was
 lost, and the older request is repeated at once. A RESEND refusal repeats everything on the way, at
-most once a round trip. Whatever else is lost is found by a timer on the oldest request, which
-doubles. When a large request keeps failing, a new session is opened and what was not answered is
-asked anew in smaller pieces; this is safe for reads and writes only, so exclusive requests are
+most once a round trip. Whatever else is lost is found by a timer on the oldest request. When a
+large request keeps failing, a new session is opened and what was not answered is asked anew in
+smaller pieces; this is safe for reads and writes only, so all other requests with an effect are
 repeated as they are, which the device recognizes.
 """
 
@@ -259,7 +259,7 @@ class Session:
                 self._jobs.popleft()
                 continue
             for piece in self._outstanding.values():
-                if piece.job is not job and job.conflicts(piece.job):
+                if piece.job is not job and job.must_follow(piece.job):
                     return None
             piece = job.take(self._size)
             if piece is not None:
@@ -272,6 +272,8 @@ class Session:
             self.statistics.repetitions += 1
         self._order += 1
         piece.attempts += 1
+        # Behind a request that takes the device long, an answer says nothing about the link.
+        piece.timed = not any(other.job.patience for other in self._outstanding.values())
         piece.sent_at = now
         piece.order = self._order
         return piece.frame
@@ -298,11 +300,10 @@ class Session:
         self.statistics.requests += 1
         piece.job.seconds = now - piece.sent_at if piece.attempts == 1 else None
         if piece.attempts == 1:
-            sample = now - piece.sent_at - piece.job.patience
-            if sample >= 0:
-                old = self._round_trip
-                self._round_trip = sample if old is None else max(
-                    sample, old + (sample - old) / 8)
+            if piece.timed:
+                sample = now - piece.sent_at
+                old = sample if self._round_trip is None else self._round_trip
+                self._round_trip = max(sample, old + (sample - old) / 8)
             self._learn(piece, lost=False)
         for older in self._outstanding.values():
             if older.order >= piece.order:
@@ -351,8 +352,9 @@ class Session:
 
     def _consider_smaller(self, piece: Piece | None) -> None:
         """Open a new session when a large request keeps failing."""
-        if (piece is None or piece.job.exclusive or piece.attempts < 4
-                or max(piece.nbytes, 1) <= MIN_DATA):
+        if piece is None or piece.attempts < 4 or piece.nbytes <= MIN_DATA:
+            return
+        if any(other.job.effect for other in self._outstanding.values()):
             return
         self._size = max(MIN_DATA, min(self._size, piece.nbytes // 2))
         self._open_session(self._session)
@@ -365,7 +367,8 @@ class Session:
 
     def _deadline(self, piece: Piece) -> float:
         # Nobody else is on the line, so patience beyond a few round trips gains nothing.
-        return piece.sent_at + self._rto * min(piece.attempts, 4) + piece.job.patience
+        begun = piece.sent_at if self._progressed is None else max(piece.sent_at, self._progressed)
+        return begun + self._rto * min(piece.attempts, 4) + piece.job.patience
 
     def _check_timer(self, now: float) -> None:
         if not self._outstanding:

@@ -299,7 +299,8 @@ async def runs_and_status(dut):
     core.outcome = (ErrorCode.DEADLOCK, Queue.STORE, 0x12345678)
     frames = await setup.exchange(setup.frame(Command.STATUS))
     assert Status.decode(frames[0].payload) == Status(
-        busy=True, error=5, queue=4, address=0x12345678, runs=1, timestamps=7)
+        busy=True, error=5, queue=4, address=0x12345678, runs=1, timestamps=7,
+        cycles=core.counters[0])
     frames = await setup.exchange(run)
     assert frames[0].opcode == Command.RUN | ANSWER, "a repeated RUN is answered as before"
     refused = setup.frame(Command.RUN, 64)
