@@ -207,7 +207,7 @@ class Setup:
     """A bench with agents on every port, which refuse or idle in a share `stall` of the cycles."""
 
     def __init__(self, dut, stall=0.0):
-        self.bench = bench = Bench(dut, watchdog=200_000)
+        self.bench = bench = Bench(dut, watchdog=60_000)
         self.stall = stall
         self.config = config = Config.from_dict(bench.parameters["config"])
         self.machine = machine = Machine(config, bench.rng)
