@@ -173,7 +173,9 @@ def check(graph: g.Graph, program: Program, seed: int, *, order: int | None = No
     assert outcome.error == 0, f"seed {seed}: {outcome}"
     for name, values in results.items():
         wrong = np.argwhere(values != expected[name][0])
-        assert not len(wrong), (f"seed {seed}: tensor {name} {values.shape} differs at "
-                                f"{len(wrong)} of {values.size} places, first {wrong[0]}: "
-                                f"{values[tuple(wrong[0])]} for {expected[name][0][tuple(wrong[0])]}")
+        if len(wrong):
+            first = tuple(wrong[0])
+            raise AssertionError(
+                f"seed {seed}: tensor {name} {values.shape} differs at {len(wrong)} places, first "
+                f"{first}: {values[first]} for {expected[name][0][first]}")
     assert len(outcome.marks) == len(program.layers)

@@ -4,6 +4,7 @@ from collections.abc import Callable
 
 import numpy as np
 import pytest
+
 from compiler_graphs import CONFIGS, Builder, check
 from compiler_networks import NETWORKS
 from systolith.compiler import compile_graph
@@ -56,6 +57,12 @@ def _global_average(b: Builder) -> None:
     b.average_pool("x")
 
 
+def _two_paddings(b: Builder) -> None:
+    # One reader pads with the zero point, the other with the least integer.
+    x = b.conv("x", 20, relu=False)
+    b.add(b.conv(x, 20), b.max_pool(x, (3, 3), (1, 1), (1, 1, 1, 1)))
+
+
 def _residual(b: Builder) -> None:
     b.add(b.conv("x", 24, relu=False), "x", relu=True)
 
@@ -106,9 +113,9 @@ def _inverted_residual(b: Builder) -> None:
 
 
 CASES = [_conv, _pointwise_wide, _dilated, _grouped, _depthwise, _depthwise_5x5, _depthwise_dilated,
-         _max_pool, _max_pool_5x4, _average_pool, _global_average, _residual, _residual_of_two,
-         _twice_itself, _depthwise_residual, _convolution_table, _tables, _squeeze_excite,
-         _product, _flat, _chain, _inverted_residual]
+         _max_pool, _max_pool_5x4, _average_pool, _global_average, _two_paddings, _residual,
+         _residual_of_two, _twice_itself, _depthwise_residual, _convolution_table, _tables,
+         _squeeze_excite, _product, _flat, _chain, _inverted_residual]
 
 
 @pytest.mark.parametrize("config", CONFIGS)
@@ -120,6 +127,9 @@ def test_operators_equal_the_reference(case: Callable[[Builder], None], config: 
     program = compile_graph(graph, CONFIGS[config])
     verify(program)
     check(graph, program, 12)
+    kept = compile_graph(graph, CONFIGS[config], observe=True)
+    verify(kept)
+    check(graph, kept, 13)
 
 
 def _random_graph(seed: int, config: str) -> Builder:
@@ -157,7 +167,7 @@ def test_random_networks_equal_the_reference(seed: int, config: str) -> None:
     program = compile_graph(graph, CONFIGS[config])
     verify(program)
     check(graph, program, seed)
-    check(graph, compile_graph(graph, CONFIGS[config], keep=True), seed)
+    check(graph, compile_graph(graph, CONFIGS[config], observe=True), seed)
 
 
 @pytest.mark.parametrize(("network", "config"), [
@@ -197,8 +207,8 @@ def test_two_outputs_and_keep() -> None:
     x = b.conv("x", 32)
     y = b.conv(x, 16, relu=False)
     graph = b.graph(x, y)
-    for keep in (False, True):
-        program = compile_graph(graph, CONFIGS["default"], keep=keep)
+    for observe in (False, True):
+        program = compile_graph(graph, CONFIGS["default"], observe=observe)
         verify(program)
         check(graph, program, 6)
         assert [tensor.name for tensor in program.outputs] == [x, y]

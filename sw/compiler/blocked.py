@@ -11,7 +11,7 @@ from systolith.hw.config import Config
 from systolith.hw.isa import Queue
 
 from . import rules
-from .finish import MainTensor, fill, load, load_packed, post, post_total, store
+from .finish import MainTensor, fill, load, load_packed, post, store
 from .ir import Feature, Lowered, Matrix, Operation, Packing, Point, Source, Window
 from .tiles import Tiler
 from .views import RingCache, Tile, View
@@ -223,6 +223,7 @@ class Blocked:
                 groups = group, group + 1
                 stage = self._stage(groups, tile)
                 operand_a = self._source_block(operation.sources[0], groups, tile)
+                operand_b: View | None
                 if operation.product and operation.broadcast:
                     operand_b = self._block(operation.sources[1].feature, groups, (0, 1), (0, 1), 0)
                 elif operation.product:

@@ -2,6 +2,7 @@
 
 from dataclasses import asdict
 from functools import partial
+from typing import Any
 
 from systolith.cost import estimate
 from systolith.graph import Graph
@@ -18,7 +19,8 @@ from .ir import Lowered, Operation
 from .lower import lower
 from .pack import Image
 from .packing import pack_inputs
-from .plan import Plan, Planned, plan_network
+from .padding import separate_paddings
+from .plan import STAGES, Plan, Planned, plan_network
 from .segments import SegmentUnits
 from .tiles import Tiler
 from .units import Recorder, Unit, order
@@ -28,7 +30,7 @@ __all__ = ["compile_graph"]
 
 
 def compile_graph(graph: Graph, config: Config, *, name: str = "model",
-                  keep: bool = False) -> Program:
+                  observe: bool = False) -> Program:
     """Compile an integer graph for a configuration.
 
     Parameters
@@ -39,7 +41,7 @@ def compile_graph(graph: Graph, config: Config, *, name: str = "model",
         The accelerator.
     name
         The model's name in the program.
-    keep
+    observe
         Leave every layer's output in main memory, each in a place of its own, so that it can be
         compared after a run.
 
@@ -50,8 +52,18 @@ def compile_graph(graph: Graph, config: Config, *, name: str = "model",
     """
     rules.check_arithmetic(graph, config)
     lowered = lower(graph, config)
+    separate_paddings(lowered, config)
     pack_inputs(lowered, config)
-    return _Build(graph, lowered, config, name, keep).program()
+    kept = {operation.output for operation in lowered.operations
+            if operation.output in graph.tensors and observe}
+    stored = set(lowered.outputs) | kept
+    plans = [plan_network(lowered, config, stored, separate=observe, rounds=0)]
+    improved = plan_network(lowered, config, stored, separate=observe)
+    if improved.shape != plans[0].shape:
+        plans.append(improved)
+    # The planner's costs are rough: the cost model of whole programs has the last word.
+    return min((_Build(graph, lowered, config, name, observe, plan).program() for plan in plans),
+               key=lambda program: program.predicted_cycles)
 
 
 def _run_blocked(lowered: Lowered, tensors: dict[str, MainTensor | Pixels],
@@ -60,23 +72,22 @@ def _run_blocked(lowered: Lowered, tensors: dict[str, MainTensor | Pixels],
 
 
 class _Build:
-    def __init__(self, graph: Graph, lowered: Lowered, config: Config, name: str, keep: bool):
+    def __init__(self, graph: Graph, lowered: Lowered, config: Config, name: str, observe: bool,
+                 plan: Plan):
         self.graph = graph
         self.lowered = lowered
         self.config = config
         self.name = name
-        self.keep = keep
+        self.observe = observe
+        self.plan = plan
         self.image = Image()
         self.addresses: dict[str, int] = {}
         self.tensor_bytes = 0
         self.lives: list[memory.Lifetime] = []
 
     def program(self) -> Program:
-        boundary = set(self.lowered.outputs)
-        kept = {operation.output for operation in self.lowered.operations} if self.keep else set()
-        plan = plan_network(self.lowered, self.config, boundary | kept, self.keep)
-        tensors = self._tensors(plan)
-        units = self._units(plan, tensors)
+        tensors = self._tensors()
+        units = self._units(tensors)
         main_words = self.tensor_bytes // self.config.rows
         recorder = Recorder(self.config, main_words, units)
         tiler = Tiler(self.config, recorder, self.image, self.lowered.features)
@@ -88,12 +99,12 @@ class _Build:
         for index in order(units):
             emitter.layer = units[index].layer
             units[index].run(tiler)
-        return self._assemble(emitter, plan)
+        return self._assemble(emitter)
 
-    def _units(self, plan: Plan, tensors: dict[str, MainTensor | Pixels]) -> list[Unit]:
+    def _units(self, tensors: dict[str, MainTensor | Pixels]) -> list[Unit]:
         """All work in its natural order."""
         units: list[Unit] = []
-        for index, planned in enumerate(plan.segments):
+        for index, planned in enumerate(self.plan.segments):
             operation = planned.segment.operations[0]
             if planned.blocked:
                 # Everything at once: its blocks come and go through the whole scratchpad.
@@ -109,27 +120,29 @@ class _Build:
         views = {}
         for name, base in planned.bases.items():
             extent = planned.segment.extents[name]
-            views[name] = View(
-                base=base, capacity=planned.capacities[name],
-                groups=self.lowered.features[name].buffer_groups(self.config),
-                width=extent.width, first_row=extent.top, first_column=extent.left)
+            groups = self.lowered.features[name].buffer_groups(self.config)
+            if name in planned.staged:
+                groups = min(groups, STAGES * max(1, self.config.columns // self.config.rows))
+            views[name] = View(base=base, capacity=planned.capacities[name], groups=groups,
+                               width=extent.width, first_row=extent.top, first_column=extent.left,
+                               circular=name in planned.staged)
         return views
 
     # Tensors in main memory ---------------------------------------------------------------------
 
-    def _tensors(self, plan: Plan) -> dict[str, MainTensor | Pixels]:
+    def _tensors(self) -> dict[str, MainTensor | Pixels]:
         """Place every feature, and say where it lies relative to the tensors' base."""
-        last = len(plan.segments)
+        last = len(self.plan.segments)
         boundary = set(self.lowered.inputs) | set(self.lowered.outputs)
-        first_use = {name: -1 for name in self.lowered.inputs}
-        last_use = {}
-        for index, planned in enumerate(plan.segments):
+        first_use = dict.fromkeys(self.lowered.inputs, -1)
+        last_use: dict[str, int] = {}
+        for index, planned in enumerate(self.plan.segments):
             for operation in planned.segment.operations:
-                if operation.output in plan.spilled:
+                if operation.output in self.plan.spilled:
                     first_use[operation.output] = index
                 last_use |= dict.fromkeys(operation.inputs, index)
         for name, first in first_use.items():
-            whole = self.keep or name in boundary
+            whole = self.observe or name in boundary
             self.lives.append(memory.Lifetime(
                 name, self._descriptor(name, 0).nbytes, -1 if whole else first,
                 last if whole else last_use.get(name, first)))
@@ -148,10 +161,11 @@ class _Build:
 
     def _descriptor(self, name: str, base: int, tensor: str = "") -> TensorDescriptor:
         """Descriptor of a feature under the name of graph tensor `tensor`."""
-        kind = self.graph.tensors[tensor or name]
+        kind = self.graph.tensors[tensor or self.lowered.features[name].tensor]
         address = base + self.addresses.get(name, 0)
-        common = {"name": tensor or name, "address": address, "shape": tuple(kind.shape),
-                  "scale": float(kind.scale), "zero_point": int(kind.zero_point)}
+        common: dict[str, Any] = {
+            "name": tensor or name, "address": address, "shape": tuple(kind.shape),
+            "scale": float(kind.scale), "zero_point": int(kind.zero_point)}
         if name in self.lowered.pixels:
             padding, tail = self.lowered.pixels[name]
             return TensorDescriptor(layout="pixels", padding=padding, tail_bytes=tail, **common)
@@ -159,7 +173,7 @@ class _Build:
 
     # The image ----------------------------------------------------------------------------------
 
-    def _assemble(self, emitter: Emitter, plan: Plan) -> Program:
+    def _assemble(self, emitter: Emitter) -> Program:
         marked = emitter.mark()
         lists = [len(emitter.lists[queue]) + 1 for queue in Queue]
         starts, address = [], self.image.size
@@ -181,7 +195,7 @@ class _Build:
             inputs=tuple(self._descriptor(name, base) for name in self.lowered.inputs),
             outputs=tuple(self._descriptor(self.lowered.aliases[name], base, name)
                           for name in self.graph.outputs),
-            layers=tuple(self._layer(plan.segments[index], base, cycles)
+            layers=tuple(self._layer(self.plan.segments[index], base, cycles)
                          for index, cycles in zip(marked, predicted, strict=True)),
             tail=tuple(asdict(operation) for operation in self.graph.tail),
             regions=(Region(name="descriptor and constants", memory="main", address=0,
@@ -203,7 +217,7 @@ class _Build:
         operations = planned.segment.operations
         last = operations[-1].output
         output = None
-        if self.keep or last in self.lowered.outputs:
+        if last in self.lowered.outputs or (self.observe and last in self.graph.tensors):
             output = self._descriptor(last, base)
         return LayerInfo(name=" > ".join("+".join(operation.names) for operation in operations),
                          op=" > ".join(operation.op for operation in operations),

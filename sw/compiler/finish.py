@@ -1,5 +1,6 @@
 """Emission of POST for a tile, and of the transfers between main memory and scratchpad."""
 
+from itertools import pairwise
 from typing import Any
 
 from systolith.hw.isa import Fill, Load, LoadTarget, Post, PostSource, Store
@@ -105,7 +106,7 @@ def _runs(tile: Tile, views: list[View | None]) -> list[tuple[int, int]]:
         if view is not None:
             cuts |= {begin for begin, _ in view.runs(tile.top, tile.height)}
     edges = sorted(cuts)
-    return [(low, high - low) for low, high in zip(edges, edges[1:], strict=False)]
+    return [(low, high - low) for low, high in pairwise(edges)]
 
 
 def post_total(tiler: Tiler, operation: Operation, groups: tuple[int, int], slot: int,

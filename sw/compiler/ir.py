@@ -18,9 +18,13 @@ __all__ = ["Feature", "Finish", "Lowered", "Matrix", "Operation", "Packing", "Po
 
 @dataclass(frozen=True, kw_only=True)
 class Feature:
-    """A tensor as the accelerator sees it: `groups` channel groups of height x width words."""
+    """A tensor as the accelerator sees it: `groups` channel groups of height x width words.
+
+    `tensor` is the tensor of the integer graph that it holds, whole, packed or copied.
+    """
 
     name: str
+    tensor: str
     channels: int
     height: int
     width: int

@@ -72,8 +72,9 @@ class _Lowering:
     def _feature(self, tensor: str) -> Feature:
         kind = self.graph.tensors[tensor]
         channels, height, width = (*kind.shape, 1, 1)[:3]
-        self.features[tensor] = Feature(name=tensor, channels=channels, height=height, width=width,
-                                        zero_point=kind.zero_point)
+        self.features[tensor] = Feature(
+            name=tensor, tensor=tensor, channels=channels, height=height, width=width,
+            zero_point=kind.zero_point)
         self.aliases[tensor] = tensor
         return self.features[tensor]
 
@@ -173,23 +174,58 @@ class _Lowering:
         names = [self.aliases[name] for name in node.inputs]
         order = list(self.operations)
         # The later operand's POST takes the other one from the scratchpad.
-        swap = (names[1] in self.operations and
-                (names[0] not in self.operations or order.index(names[1]) > order.index(names[0])))
-        first, second = (1, 0) if swap else (0, 1)
+        later = sorted((0, 1), key=lambda side: order.index(names[side])
+                       if names[side] in self.operations else -1)[1]
+        if self._fusable(node, 1 - later) and (
+                not self._fusable(node, later) or self._is_shrinking_shortcut(names[later])):
+            later = 1 - later
+            self._move_forward(names[1 - later])
+        first, second = later, 1 - later
         zeros, multipliers = (node.zero_a, node.zero_b), (node.multiplier_a, node.multiplier_b)
         residual = Residual(
             feature=names[second], zero_a=zeros[first], zero_b=zeros[second],
             multiplier_a=multipliers[first], multiplier_b=multipliers[second], shift=node.shift,
             zero=node.zero, low=node.low, high=node.high)
-        producer = self.operations.get(names[first])
-        if (self._only_use(node.inputs[first]) and names[0] != names[1]
-                and isinstance(producer, Matrix | Window) and producer.finish.residual is None
-                and not (isinstance(producer, Window) and producer.total)):
+        if self._fusable(node, first):
+            producer = self.operations[names[first]]
             self._fuse(producer, replace(producer.finish, residual=residual), node)
             return
         source = Source(feature=names[first])
         self._append(Point(name=node.name, op=node.op, output=node.output, sources=(source,),
                            finish=identity_finish(self.config, residual=residual)), node)
+
+    def _fusable(self, node: g.Add, side: int) -> bool:
+        """Whether the add can be the end of the operation that makes one of its operands."""
+        names = [self.aliases[name] for name in node.inputs]
+        producer = self.operations.get(names[side])
+        return (self._only_use(node.inputs[side]) and names[0] != names[1]
+                and isinstance(producer, Matrix | Window) and producer.finish.residual is None
+                and not (isinstance(producer, Window) and producer.total))
+
+    def _is_shrinking_shortcut(self, name: str) -> bool:
+        """Whether an operation's only input is larger than its output and read earlier, too.
+
+        Such a shortcut is better done early, so that the large input can go.
+        """
+        operation = self.operations[name]
+        source = self.features[operation.sources[0].feature]
+        output = self.features[name]
+        size, result = (feature.channels * feature.height * feature.width
+                        for feature in (source, output))
+        readers = [other for other in self.operations.values() if source.name in other.inputs]
+        return (len(operation.inputs) == 1 and result < size and readers[0] is not operation)
+
+    def _move_forward(self, name: str) -> None:
+        """Put an operation of one input behind the first that reads the same."""
+        operation = self.operations.get(name)
+        if operation is None or len(operation.inputs) != 1:
+            return
+        order = [other for other in self.operations.values() if other is not operation]
+        place = next((index for index, other in enumerate(order)
+                      if operation.inputs[0] in other.inputs), None)
+        if place is not None and place < list(self.operations.values()).index(operation):
+            order.insert(place + 1, operation)
+            self.operations = {other.output: other for other in order}
 
     def _only_use(self, tensor: str) -> bool:
         return self.aliases[tensor] == tensor and self.uses[tensor] == 1

@@ -7,7 +7,7 @@ one over these packed features, with the weights moved accordingly.
 """
 
 from dataclasses import dataclass
-from functools import lru_cache
+from functools import cache
 from math import gcd
 
 import numpy as np
@@ -72,7 +72,7 @@ class _Shape:
 def _cut(shape: _Shape, trade_off: float) -> tuple[_Column, ...]:
     """The columns of least cost for one trade-off."""
 
-    @lru_cache(maxsize=None)
+    @cache
     def best(first: int) -> tuple[float, tuple[_Column, ...]]:
         if first == shape.row_bytes:
             return 0.0, ()
@@ -136,8 +136,9 @@ def _pack(lowered: Lowered, operation: Matrix, feature: Feature, config: Config)
     for index, column in enumerate(columns):
         step = shape.row_step(column)
         packed = Feature(
-            name=f"{feature.name}#{index}", channels=column.rows * column.width,
-            height=shape.packed_rows(column), width=output.width, zero_point=feature.zero_point)
+            name=f"{feature.name}#{index}", tensor=feature.tensor,
+            channels=column.rows * column.width, height=shape.packed_rows(column),
+            width=output.width, zero_point=feature.zero_point)
         packing = Packing(
             tensor=feature.name, chunks=column.rows, chunk_bytes=column.width,
             first=(0, column.first), step=(step, source.stride[1] * feature.channels))

@@ -11,11 +11,12 @@ from dataclasses import dataclass, field
 
 from systolith.hw.config import Config
 
+from .extents import extents_of
 from .ir import Feature, Lowered, Matrix, Operation, Window
 from .memory import Lifetime, place_all
 from .stripes import Extent, Segment, Walk
 
-__all__ = ["Plan", "Planned", "extents_of", "plan_network"]
+__all__ = ["STAGES", "Plan", "Planned", "plan_network"]
 
 LONGEST = 8
 """Operations of a segment at most."""
@@ -23,20 +24,44 @@ LONGEST = 8
 OVERLAP_STRIPES = 4
 """Stripes that an operation is cut into where that costs nothing."""
 
-FIXED_CYCLES = 150
+ROUNDS = 12
+"""Attempts to improve what stays on the chip."""
+
+STAGES = 4
+"""Output groups of a feature that is only stored: some are written while others leave."""
+
+FIXED_CYCLES = 30
 """Cycles in which a segment's first stripe runs alone, as the cost counts them."""
 
 
 @dataclass(kw_only=True)
 class Planned:
-    """One segment with its buffers: rows of each ring, base addresses, what is stored.
+    """One segment with its buffers.
 
-    A segment without rings runs block by block.
+    Parameters
+    ----------
+    segment
+        Its operations.
+    capacities
+        Rows of each ring.
+    stored
+        Features that go to main memory.
+    staged
+        Those that nothing in the segment reads: their rings hold a few channel groups only.
+    cost
+        Estimated cycles.
+    first
+        Index of its first operation.
+    blocked
+        It runs block by block, without rings.
+    bases
+        Scratchpad addresses of the rings.
     """
 
     segment: Segment
     capacities: dict[str, int]
     stored: set[str]
+    staged: set[str]
     cost: int
     first: int
     blocked: bool = False
@@ -50,6 +75,12 @@ class Plan:
     segments: list[Planned]
     extents: dict[str, Extent]
     spilled: set[str]
+
+    @property
+    def shape(self) -> tuple[object, ...]:
+        """What distinguishes one plan from another."""
+        return tuple((planned.first, planned.segment.height, frozenset(planned.segment.whole),
+                      frozenset(planned.stored)) for planned in self.segments)
 
 
 class _Nothing:
@@ -70,51 +101,6 @@ class _Nothing:
         ahead()
 
 
-def extents_of(lowered: Lowered, config: Config) -> dict[str, Extent]:
-    """Buffer extents of all features: what any consumer reads, padding included."""
-    result = {}
-    for name, feature in lowered.features.items():
-        top, bottom, left, right, value = 0, feature.height, 0, feature.width, feature.zero_point
-        for operation in lowered.operations:
-            output = lowered.features[operation.output]
-            for source in operation.sources:
-                if source.feature != name or _broadcasts(operation, source.feature):
-                    continue
-                low, high = source.span(0, 0, output.height)
-                first, last = source.span(1, 0, output.width)
-                if min(low, first) < 0 or high > feature.height or last > feature.width:
-                    value = source.pad_value
-                top, bottom = min(top, low), max(bottom, high)
-                left, right = min(left, first), max(right, last)
-        result[name] = Extent(top, bottom, left, right, value)
-    if config.columns > config.rows:
-        _join_widths(lowered, result)
-    return result
-
-
-def _broadcasts(operation: Operation, feature: str) -> bool:
-    return getattr(operation, "broadcast", False) and operation.sources[0].feature != feature
-
-
-def _join_widths(lowered: Lowered, extents: dict[str, Extent]) -> None:
-    """Give the two sides of a residual add one pitch: POST steps both by the same amount."""
-    changed = True
-    while changed:
-        changed = False
-        for operation in lowered.operations:
-            residual = operation.finish.residual
-            if residual is None:
-                continue
-            pair = operation.output, residual.feature
-            left = min(extents[name].left for name in pair)
-            right = max(extents[name].right for name in pair)
-            for name in pair:
-                old = extents[name]
-                if (old.left, old.right) != (left, right):
-                    extents[name] = Extent(old.top, old.bottom, left, right, old.pad_value)
-                    changed = True
-
-
 class _Planner:
     def __init__(self, lowered: Lowered, config: Config, extents: dict[str, Extent],
                  spilled: set[str], stored: set[str], separate: bool):
@@ -131,10 +117,20 @@ class _Planner:
                      for name in operation.inputs}
         self.words = {name: self._row_words(name) * extents[name].height
                       for name in lowered.features}
-        self.resident = self._choose_resident()
+        self.lives = {name: self._life(name) for name in lowered.features
+                      if name in self.born or name in self.dies}
+        self.promoted: tuple[str, ...] = ()
+        self.demoted: frozenset[str] = frozenset()
+        self.resident: set[str] = set()
+        self._found: dict[tuple[int, int, frozenset[str]], Planned | None] = {}
 
     def _row_words(self, name: str) -> int:
         return self._groups(name) * self.extents[name].width
+
+    def _stage_words(self, name: str) -> int:
+        """Words a row of a staged feature: a few output groups at a time."""
+        unit = max(1, self.config.columns // self.config.rows)
+        return min(STAGES * unit, self._groups(name)) * self.extents[name].width
 
     def _groups(self, name: str) -> int:
         feature: Feature = self.lowered.features[name]
@@ -151,15 +147,15 @@ class _Planner:
         return range(first, self.dies.get(name, first) + 1)
 
     def _choose_resident(self) -> set[str]:
-        """Features that stay, smallest first, while half the scratchpad is free for streams."""
+        """Features that stay while there is room: promoted ones first, then the smallest."""
         load = [0] * len(self.operations)
         chosen: set[str] = set()
         names = [name for name in self.lowered.features
-                 if name in self.dies and name not in self.spilled]
-        total = self.config.scratchpad_words
-        for name in sorted(names, key=lambda item: (self.words[item], item)):
-            life = self._life(name)
-            if all(load[i] + self.words[name] <= total for i in life):
+                 if name in self.dies and name not in self.spilled | self.demoted]
+        rest = sorted(set(names) - set(self.promoted), key=lambda item: (self.words[item], item))
+        for name in (*(name for name in self.promoted if name in names), *rest):
+            life = self.lives[name]
+            if all(load[i] + self.words[name] <= self.config.scratchpad_words for i in life):
                 chosen.add(name)
                 for i in life:
                     load[i] += self.words[name]
@@ -188,7 +184,7 @@ class _Planner:
         whole = set()
         present = set()
         for name in used | made:
-            life = self._life(name)
+            life = self.lives[name]
             inside = first <= life.start and life.stop <= last
             if name in self.resident and not inside:
                 whole.add(name)
@@ -215,25 +211,28 @@ class _Planner:
         walk = Walk(segment, _Nothing())
         walk.run()
         stored = self.stored(first, last)
+        staged = {name for name in stored if name not in segment.whole
+                  and self.dies.get(name, last) >= last and not segment.reads(name)}
         capacities, words = {}, 0
         for name in {*walk.capacities, *segment.present}:
             capacity = walk.capacities.get(name, 1)
             if name in segment.whole:
                 capacity = self.extents[name].height
-            elif name in stored and name not in self.dies:
-                capacity += max(walk.stripes[name])  # write a stripe while another is stored
             capacity = min(capacity, self.extents[name].height)
             capacities[name] = capacity
-            words += capacity * self._row_words(name)
+            if name in staged:
+                words += capacity * self._stage_words(name)
+            else:
+                words += capacity * self._row_words(name)
         # What only passes by occupies its place too.
         for name in self.resident - set(capacities):
-            life = self._life(name)
+            life = self.lives[name]
             if life.start < last and life.stop > first and life.start < first:
                 words += self.words[name]
         if words > self.config.scratchpad_words:
             return None
-        return Planned(segment=segment, capacities=capacities, stored=stored, first=first,
-                       cost=self._cost(segment, walk, stored))
+        return Planned(segment=segment, capacities=capacities, stored=stored, staged=staged,
+                       first=first, cost=self._cost(segment, walk, stored))
 
     # Cost ---------------------------------------------------------------------------------------
 
@@ -267,8 +266,8 @@ class _Planner:
             times = (name in segment.loaded) + (name in stored)
             moved += times * feature.height * feature.width * self._groups(name) * config.rows
         memory = moved // config.memory_bytes_per_beat
-        # Units in one segment follow each other's stripes; each waits for the other's.
-        return max(array + vector, memory, post) + FIXED_CYCLES
+        # Array and vector unit overlap, but each also waits for the other's stripes.
+        return max(array, vector, memory, post) + min(array, vector) // 8 + FIXED_CYCLES
 
     def _weight_tiles(self, operation: Operation) -> int:
         if not isinstance(operation, Matrix):
@@ -295,12 +294,67 @@ class _Planner:
             planned = self.measure(first, last, -(-height // stripes))
             if planned is not None and (found is None or planned.cost < found.cost):
                 found = planned
-            if planned is not None and found is not planned or limit == 1:
+            if (planned is not None and found is not planned) or limit == 1:
                 return found
             limit = -(-limit // 2)
 
-    def search(self) -> list[Planned]:
-        """The cheapest partition into segments."""
+    def search(self, rounds: int) -> list[Planned]:
+        """The cheapest segments; what stays on the chip is improved by `rounds` trials.
+
+        Where a segment costs clearly more than its products, a feature that it reads or makes is
+        given room on the chip before others, or one that is there is sent to main memory.
+        """
+        best = self._partition()
+        total = sum(planned.cost for planned in best)
+        settled: set[int] = set()
+        for _ in range(rounds):
+            planned = self._expensive(best, settled)
+            if planned is None:
+                break
+            state = self.promoted, self.demoted
+            moves = [((name, *state[0]), state[1]) for name in self._absent(planned)]
+            moves += [(state[0], state[1] | {name}) for name in sorted(self.resident)
+                      if planned.first in self.lives[name]]
+            tried = []
+            for move in moves:
+                self.promoted, self.demoted = move
+                segments = self._partition()
+                tried.append((sum(item.cost for item in segments), move, segments))
+            self.promoted, self.demoted = state
+            cost, move, segments = min(tried, key=lambda item: item[0], default=(total, state, []))
+            if cost < total * 0.999:
+                total, (self.promoted, self.demoted), best = cost, move, segments
+            else:
+                settled.add(planned.first)
+            self.resident = self._choose_resident()
+        return best
+
+    def _expensive(self, segments: list[Planned], settled: set[int]) -> Planned | None:
+        """The segment that loses most cycles of those not settled, if it loses many."""
+        losses = [(planned.cost - self._products(planned.segment), -index)
+                  for index, planned in enumerate(segments) if planned.first not in settled]
+        loss, index = max(losses, default=(0, 0))
+        return segments[-index] if 200 * loss > sum(item.cost for item in segments) else None
+
+    def _products(self, segment: Segment) -> int:
+        """Cycles of the array when no pass is shorter than a tile's load."""
+        pixels = {operation.output: self.heights[operation.output]
+                  * self.lowered.features[operation.output].width
+                  for operation in segment.operations}
+        return sum(self._weight_tiles(operation)
+                   * max(pixels[operation.output], self.config.rows)
+                   for operation in segment.operations)
+
+    def _absent(self, planned: Planned) -> list[str]:
+        """Features of a segment that could stay on the chip but do not."""
+        names = {name for operation in planned.segment.operations
+                 for name in (*operation.inputs, operation.output)}
+        return sorted(name for name in names - self.resident - self.spilled
+                      if name in self.dies and self.words[name] <= self.config.scratchpad_words)
+
+    def _partition(self) -> list[Planned]:
+        """The cheapest partition into segments for the features promoted."""
+        self.resident = self._choose_resident()
         number = len(self.operations)
         cost: list[float] = [0.0] + [float("inf")] * number
         choice: list[Planned | None] = [None] * (number + 1)
@@ -308,7 +362,12 @@ class _Planner:
             for last in range(first + 1, min(first + LONGEST, number) + 1):
                 if last > first + 1 and not self._profits(first, last):
                     continue
-                planned = self.best(first, last)
+                key = first, last, frozenset(
+                    name for name in self.resident
+                    if self.lives[name].start < last and self.lives[name].stop > first)
+                if key not in self._found:
+                    self._found[key] = self.best(first, last)
+                planned = self._found[key]
                 if planned is None:
                     if last > first + 1:
                         break
@@ -332,20 +391,30 @@ class _Planner:
 
     def _blocked(self, index: int) -> Planned:
         segment = self.segment(index, index + 1, 1)
-        return Planned(segment=segment, capacities={}, stored=set(), first=index, blocked=True,
-                       cost=1 << 40)
+        return Planned(segment=segment, capacities={}, stored=set(), staged=set(), first=index,
+                       blocked=True, cost=1 << 40)
 
 
-def plan_network(lowered: Lowered, config: Config, stored: set[str], separate: bool) -> Plan:
-    """Plan a network; `stored` are the features that must end up in main memory.
+def plan_network(lowered: Lowered, config: Config, stored: set[str], *, separate: bool = False,
+                 rounds: int = ROUNDS) -> Plan:
+    """Plan a network.
 
-    With `separate` every operation is a segment of its own.
+    Parameters
+    ----------
+    lowered, config
+        What to plan for what.
+    stored
+        Features that must end up in main memory.
+    separate
+        Every operation is a segment of its own.
+    rounds
+        Attempts to improve what stays on the chip.
     """
     extents = extents_of(lowered, config)
     spilled: set[str] = set()
     while True:
         planner = _Planner(lowered, config, extents, spilled, stored, separate)
-        segments = planner.search()
+        segments = planner.search(rounds)
         trouble = _blocked_residents(planner, segments)
         if not trouble:
             trouble = _place(planner, segments)
@@ -363,7 +432,7 @@ def plan_network(lowered: Lowered, config: Config, stored: set[str], separate: b
 def _blocked_residents(planner: _Planner, segments: list[Planned]) -> set[str]:
     """Resident features that are alive while an operation needs the whole scratchpad."""
     return {name for planned in segments if planned.blocked for name in planner.resident
-            if planned.first in planner._life(name)}
+            if planned.first in planner.lives[name]}
 
 
 def _place(planner: _Planner, segments: list[Planned]) -> set[str]:
@@ -372,7 +441,8 @@ def _place(planner: _Planner, segments: list[Planned]) -> set[str]:
         lifetimes = []
         for index, planned in enumerate(segments):
             for name, capacity in planned.capacities.items():
-                words = capacity * planner._row_words(name)
+                row = planner._stage_words if name in planned.staged else planner._row_words
+                words = capacity * row(name)
                 if name not in planned.segment.whole:
                     lifetimes.append(Lifetime(f"{index} {name}", words, index,
                                               index + slack))

@@ -62,6 +62,8 @@ class SegmentUnits:
 
     def begin(self, feature: str) -> None:
         """Fill the columns of padding of all rows of a ring, and words that nothing writes."""
+        if not self.segment.pads(feature):
+            return
         view, extent = self.views[feature], self.segment.extents[feature]
         shape = self.lowered.features[feature]
         rows = extent.top, extent.top + view.capacity
@@ -128,7 +130,8 @@ class SegmentUnits:
         assert isinstance(tensor, MainTensor)
         groups = first, min(last, tensor.groups)
         words = (groups[1] - first) * tile.pixels
-        if not words or (groups[1] < tensor.groups and words < STORE_WORDS):
+        wrapped = view.circular and last % view.groups == 0
+        if not words or (groups[1] < tensor.groups and words < STORE_WORDS and not wrapped):
             return first
         self._add(Queue.STORE, lambda tiler: store(
             tiler.emitter, tensor, view, groups, (tile.top, tile.bottom), (tile.left, tile.right)))

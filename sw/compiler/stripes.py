@@ -68,6 +68,14 @@ class Segment:
     extents: dict[str, Extent]
     heights: dict[str, int]
 
+    def reads(self, feature: str) -> bool:
+        """Whether an operation of the segment reads a feature."""
+        return any(feature in operation.inputs for operation in self.operations)
+
+    def pads(self, feature: str) -> bool:
+        """Whether a feature's padding is read from the buffer that this segment fills."""
+        return feature in self.whole or self.reads(feature)
+
 
 class Sink(Protocol):
     """What a walk drives."""
@@ -144,7 +152,7 @@ class Walk:
         """Make sure that rows up to `bottom` are there."""
         extent = self.segment.extents[feature]
         if feature not in self._made:
-            self._made[feature] = extent.top
+            self._made[feature] = extent.top if self.segment.pads(feature) else 0
             self.sink.begin(feature)
         height = self.segment.heights[feature]
         while self._made[feature] < bottom:

@@ -134,6 +134,7 @@ class _Engine:
         self._ready: list[int] = []
 
     def add(self, time: int, index: int) -> None:
+        """A unit that can begin at `time`."""
         heapq.heappush(self._waiting, (time, index))
 
     def candidate(self) -> tuple[int, int] | None:
@@ -145,7 +146,11 @@ class _Engine:
         return self._waiting[0] if self._waiting else None
 
     def take(self) -> None:
-        heapq.heappop(self._ready if self._ready else self._waiting)
+        """Remove what `candidate` returned."""
+        if self._ready:
+            heapq.heappop(self._ready)
+        else:
+            heapq.heappop(self._waiting)
 
 
 def order(units: Sequence[Unit]) -> list[int]:

@@ -38,7 +38,7 @@ class View:
 
     A ring in rows: row y lies in slot `(y - first_row) % capacity`. Coordinates are the feature's
     own; negative ones and those beyond its size are padding. `first_group`, `first_column` are the
-    coordinates of the first word.
+    coordinates of the first word. With `circular` channel groups take turns in the buffer.
     """
 
     base: int
@@ -48,6 +48,7 @@ class View:
     first_row: int = 0
     first_column: int = 0
     first_group: int = 0
+    circular: bool = False
 
     @property
     def row_pitch(self) -> int:
@@ -69,6 +70,8 @@ class View:
         slot = (row - self.first_row) % self.capacity
         column -= self.first_column
         group -= self.first_group
+        if self.circular:
+            group %= self.groups
         assert 0 <= group < self.groups and 0 <= column < self.width, (self, group, row, column)
         return self.base + slot * self.row_pitch + group * self.group_pitch + column
 
