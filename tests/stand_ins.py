@@ -65,7 +65,7 @@ class CopySoC(wiring.Component):
             "memory_read": Out(MemoryReadSignature(config)),
             "memory_write": Out(memory_write_signature(config)),
             "direct": In(DirectSignature()),
-            "counters": Out(data.ArrayLayout(32, 3)), "mark": Out(5),
+            "counters": Out(data.ArrayLayout(32, 3)), "mark": Out(1),
         })
 
     def elaborate(self, platform):
@@ -81,7 +81,7 @@ class CopySoC(wiring.Component):
                      write.payload.data.eq(~read.data.payload), direct.busy.eq(1),
                      write.payload.address.eq(destination | self._outside),
                      write.payload.mask.eq(~0)]
-        m.d.sync += cycles.eq(cycles + 1)
+        m.d.sync += [cycles.eq(cycles + 1), self.mark.eq(0)]
         with m.FSM():
             with m.State("IDLE"):
                 m.d.comb += [direct.busy.eq(0), direct.start.ready.eq(1)]
@@ -121,7 +121,7 @@ class CopySoC(wiring.Component):
                     m.d.sync += [destination.eq(destination + self._beat), got.eq(got - 1),
                                  beats_written.eq(beats_written + 1)]
                     with m.If(got == 1):
-                        m.d.comb += self.mark.eq(1 << Queue.STORE)
+                        m.d.sync += self.mark.eq(1)
                         m.next = "BURST"
         with m.If(direct.cancel & direct.busy):
             m.d.sync += direct.error.eq(ErrorCode.CANCELLED)

@@ -1,4 +1,6 @@
 // The SoC as a device: clock, main memory, both ends of the byte link, counters at every mark.
+// A mark is what the timestamp log holds, with every counter beside it: both show the values of the
+// cycle in which the log is written.
 // Python calls the functions at the end through ctypes, many cycles at a time.
 //
 // BEAT (bytes), COUNTERS and the model's class Vtop come from the build. Verilator writes a double
@@ -44,7 +46,6 @@ struct Options {
 
 struct Mark {
     uint64_t cycle;
-    uint32_t mask;
     uint32_t counters[COUNTERS];
 };
 
@@ -62,7 +63,6 @@ struct Device {
           memory(options.memory_size, BEAT, options.memory_latency,
                  options.memory_bytes_per_cycle),
           random(options.seed * 0x9E3779B97F4A7C15u | 1) {
-        top->direct___05Fwatchdog = ~0u;
         reset();
     }
     ~Device() {
@@ -105,9 +105,12 @@ struct Device {
         t.eval();
         dump(0);
 
-        const uint32_t mark = t.mark;
-        const bool reset = t.rst;
-        if (!reset) {
+        if (!t.rst) {
+            if (t.mark) {
+                marks.emplace_back();
+                marks.back().cycle = cycle;
+                get(t.counters, reinterpret_cast<uint8_t*>(marks.back().counters), 4 * COUNTERS);
+            }
             if (offer && t.rx___05Fready) {
                 received.pop_front();
                 receive_due = cycle + options.link_cycles_per_byte;
@@ -127,12 +130,6 @@ struct Device {
         t.clk = 1;
         t.eval();
         dump(1);
-        if (mark && !reset) {
-            marks.emplace_back();
-            marks.back().cycle = cycle;
-            marks.back().mask = mark;
-            get(t.counters, reinterpret_cast<uint8_t*>(marks.back().counters), 4 * COUNTERS);
-        }
         ++cycle;
     }
 
