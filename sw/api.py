@@ -1,13 +1,17 @@
 """`systolith.compile`: from what PyTorch produced to a program for one configuration."""
 
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
+
+import numpy as np
 
 from .errors import ConfigError
 from .hw.config import Config, load_config
 
 if TYPE_CHECKING:
-    from .program import Program
+    from .graph import Graph
+    from .program import KnownAnswer, Program
 
 __all__ = ["compile"]
 
@@ -55,4 +59,17 @@ def compile(model: Any, example_input: Any = None, *, config: str | Path | Confi
                              multiplier_bits=chosen.multiplier_bits)
     if name is None:
         name = Path(model).stem if isinstance(model, str | Path) else type(model).__name__
-    return compile_graph(graph, chosen, name=name)
+    program = compile_graph(graph, chosen, name=name)
+    return replace(program, known_answer=known_answer(graph))
+
+
+def known_answer(graph: "Graph") -> "KnownAnswer":
+    """Seeded random levels for every input, and what the integer reference makes of them."""
+    from .program import KnownAnswer
+    from .reference import execute
+
+    generator = np.random.default_rng(0)
+    inputs = {name: generator.integers(-128, 128, graph.tensors[name].shape, np.int8)
+              for name in graph.inputs}
+    tensors = execute(graph, {name: values[None] for name, values in inputs.items()})
+    return KnownAnswer(tuple(inputs.values()), tuple(tensors[name][0] for name in graph.outputs))
