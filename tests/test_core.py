@@ -7,7 +7,7 @@ from systolith.sim.bench import run_bench
 from systolith.sim.programs import CONFIGS
 
 
-@pytest.mark.parametrize("name", ("tiny", "bare", "narrow"))
+@pytest.mark.parametrize("name", ("tiny", "bare"))
 def test_core(name):
     config = CONFIGS[name]
     run_bench(Core(config), "benches.core_bench",

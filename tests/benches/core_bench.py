@@ -212,6 +212,7 @@ async def the_watchdog_ends_long_instructions(dut):
     starts = machine.place({Queue.LOAD: [Fill(), Fill(rows=60000, row_step=0)]})
     assert await machine.run() == (ErrorCode.WATCHDOG, Queue.LOAD,
                                    starts[Queue.LOAD] + INSTRUCTION_BYTES)
+    machine.bench.port("control__watchdog").value = 0
     await machine.works()
 
 

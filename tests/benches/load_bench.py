@@ -5,9 +5,9 @@ import cocotb
 from benches.movers import EngineMonitor, field_bits
 from systolith.hw.config import Config
 from systolith.hw.isa import ErrorCode, Fill, Load, LoadTarget, steps_of
-from systolith.hw.load import LOAD_LAYOUT
+from systolith.hw.load_request import LOAD_LAYOUT, LOAD_WINDOW_BEATS
 from systolith.hw.ports import load_write_signature, scratchpad_write_signature
-from systolith.sim.agents import Bench, MemoryModel
+from systolith.sim.agents import Agent, Bench, MemoryModel
 
 
 class Setup:
@@ -256,10 +256,22 @@ def beats_touched(setup, source, size):
     return (source + size - 1) // beat - source // beat + 1
 
 
+class Outstanding(Agent):
+    """The most beats that were asked for and had not come."""
+
+    def __init__(self, setup):
+        self.memory, self.most = setup.memory, 0
+        setup.bench.add(self)
+
+    def sample(self):
+        self.most = max(self.most, len(self.memory._beats))
+
+
 @cocotb.test()
 async def long_loads_take_a_beat_a_cycle(dut):
     setup = Setup(dut, latency=LATENCY)
     config = setup.config
+    outstanding = Outstanding(setup)
     cost = max(4096 // config.rows, 4096 // config.memory_bytes_per_beat)
     size = 4096 // config.rows
     one = Load(source=0, chunk_bytes=4096)
@@ -270,6 +282,7 @@ async def long_loads_take_a_beat_a_cycle(dut):
     beats = sum(beats_touched(setup, 3 + 131 * row, 128) for row in range(32))
     cycles = await cycles_of(setup, [one, odd, one, odd])
     assert cycles <= 2 * cost + 2 * max(beats, size) + LATENCY + OVERHEAD
+    assert outstanding.most <= LOAD_WINDOW_BEATS
 
 
 @cocotb.test()
