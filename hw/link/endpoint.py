@@ -247,7 +247,7 @@ class Endpoint(wiring.Component):
                     m.d.sync += third.eq(~third)
                     m.next = "CRC"
                 with m.Case(Command.STATUS):
-                    answer(4)
+                    answer(5)
                 with m.Case(Command.COUNTERS):
                     answer(COUNTERS)
                 with m.Case(Command.TIMESTAMPS):

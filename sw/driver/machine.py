@@ -265,8 +265,7 @@ class LinkMachine(Machine):
 
     def finish(self, deadline: float | None = None) -> RunResult:
         link = self._link
-        starting, self._starting = self._starting, []
-        link.wait(*starting)
+        self.started()
         since = link.now()
         while True:
             status = self.status()
@@ -282,6 +281,11 @@ class LinkMachine(Machine):
             link.idle(min(max(elapsed / 64, 64 / self.cycles_per_second), 0.1))
         return RunResult(error=ErrorCode(status.error), queue=Queue(status.queue),
                          address=status.address, cycles=status.cycles)
+
+    def started(self) -> None:
+        """Wait until the device has accepted what `begin` asked."""
+        starting, self._starting = self._starting, []
+        self._link.wait(*starting)
 
     def measurements(self) -> Measurements:
         link = self._link
@@ -312,7 +316,7 @@ class LinkMachine(Machine):
 
     def _stop(self, command: Command) -> None:
         # Urgent requests go before what is queued, but not before the start they refer to.
-        self._link.wait(*self._starting)
+        self.started()
         self._link.call(SingleJob(command), urgent=True)
 
     def _long_job(self, command: Command, address: int, nbytes: int, *more: int,

@@ -64,6 +64,7 @@ class RtlMachine(LinkMachine):
             super().verify(address, data)
 
     def finish(self, deadline: float | None = None) -> RunResult:
+        self.started()
         limit = 1 << 62 if deadline is None else round(deadline * self.cycles_per_second)
         self._transport.cycles += self._device.step(limit, until_idle=True)
         if self._device.status.busy:
