@@ -56,17 +56,20 @@ def any_fields(rng, count):
 
 
 def tie_fields(rng, count, bits):
-    """Records whose products lie on ties, or by a few units beside them."""
+    """Records whose products lie on ties, at the ends of their float32 windows, or one beside."""
     width = bits or 1
-    shift = rng.integers(width - 1, min(width + 16, 50), count)
+    shift = rng.integers(max(width - 2, 1), width + 15, count)
     multiplier = rng.integers((1 << width) >> 1, 1 << width, count)
-    target = (2 * rng.integers(0, 140, count) + 1) << np.maximum(shift - 1, 0)
-    acc = target // multiplier + rng.integers(-1, 2, count)
-    gap = target - acc * multiplier + rng.integers(-3, 4, count)
+    quotient = rng.integers(0, 140, count)
+    exponent = shift - 25 + np.frexp(quotient)[1]
+    window = np.where(exponent < 0, 0, 1 << np.maximum(exponent, 0))
+    product = ((2 * quotient + 1) << (shift - 1)) + rng.integers(-1, 2, count) * window
+    product += rng.integers(-1, 2, count)
+    acc = product // multiplier
     sign = rng.choice([-1, 1], count)
     return {
-        "acc": np.clip(acc * sign, -2**31, 2**31 - 1), "bias": np.zeros(count, np.int64),
-        "rounding": np.where(np.abs(gap) < 2**24, gap * sign, 0), "multiplier": multiplier,
+        "acc": acc * sign, "bias": np.zeros(count, np.int64),
+        "rounding": (product - acc * multiplier) * sign, "multiplier": multiplier,
         "shift": shift, "zero": np.zeros(count, np.int64),
         "low": np.full(count, -128), "high": np.full(count, 127),
     }

@@ -26,8 +26,8 @@ def test_post_processor(name):
     config = CONFIGS[name]
     result = run_bench(PostProcessor(config), "benches.post_bench",
                        parameters={"config": config.to_dict(), "instructions": 40})
-    assert result.tests == ("random_streams", "latency", "throughput", "short_instructions",
-                            "errors")
+    assert result.tests == ("random_streams", "latency", "throughput", "table_entries",
+                            "short_instructions", "errors")
 
 
 @pytest.mark.parametrize("name", CONFIGS)

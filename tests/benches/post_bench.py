@@ -217,7 +217,7 @@ class Setup:
                                  stalls=self.stalls())
         self.writes = Writes(bench, machine, self.stalls())
         self.reads = {}
-        before = machine.scratchpad.copy()
+        self.operands = before = machine.scratchpad.copy()
         ports = [("array", machine.array, 4, ACCUMULATOR_LATENCY),
                  ("operand_a", before, 1, SCRATCHPAD_LATENCY)]
         if config.vector_taps:
@@ -304,6 +304,30 @@ async def throughput(dut):
     await setup.finish()
     times = setup.writes.times
     assert times[-1] - times[0] == len(times) - 1, f"{times[-1] - times[0] - len(times) + 1} gaps"
+
+
+@cocotb.test()
+async def table_entries(dut):
+    """Every entry of the table, by way of records that change nothing."""
+    setup = Setup(dut)
+    config, machine, rows = setup.config, setup.machine, setup.config.rows
+    if not config.table:
+        return
+    await setup.bench.reset()
+    for _ in range(2):
+        machine.new_parameters()
+        shift = max(config.multiplier_bits - 1, 0)
+        machine.records[:] = numerics.pack_records(0, 0, 1 << shift, shift)
+        setup.load.send(machine.loads())
+        await setup.load.drained()
+        machine.scratchpad[:256 // rows] = setup.operands[:256 // rows] = np.arange(
+            -128, 128).reshape(-1, rows)
+        setup.writes.scratchpad[:256 // rows] = setup.operands[:256 // rows]
+        setup.send([Post(source=PostSource.SCRATCHPAD, use_table=1, count_0=256 // rows,
+                         operand_a_step_0=1, destination=100, destination_step_0=1)])
+        await setup.finish()
+        assert np.array_equal(machine.scratchpad[100:100 + 256 // rows].reshape(-1),
+                              machine.table)
 
 
 @cocotb.test()

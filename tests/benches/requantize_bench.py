@@ -37,19 +37,21 @@ def any_values(rng, count, bits):
 
 
 def near_ties(rng, count, bits):
-    """Sensible records, and accumulators whose product lies next to a tie of a small quotient."""
+    """Sensible records; products on ties, at the ends of their float32 windows, and one beside."""
     width = bits or 1
     multiplier = rng.integers(1 << (width - 1), 1 << width, count)
-    shift = rng.integers(max(width - 2, 0), min(width + 24, 64), count)
-    target = (2 * rng.integers(0, 130, count) + 1) * np.ldexp(1.0, shift - 1)
-    acc = np.rint(target / multiplier).astype(np.int64) + rng.integers(-2, 3, count)
-    acc = np.clip(acc * rng.choice([-1, 1], count), -2**31, 2**31 - 1)
-    gap = (target - np.abs(acc * multiplier)).astype(np.int64)
-    rounding = np.where(np.abs(gap) < 2**24, gap * np.where(acc < 0, -1, 1), 0)
-    rounding = np.clip(rounding + rng.integers(-2, 3, count), -2**24, 2**24 - 1)
+    shift = rng.integers(max(width - 2, 1), width + 15, count)
+    quotient = rng.integers(0, 140, count)
+    _, length = np.frexp(quotient)
+    exponent = shift - 25 + length
+    window = np.where(exponent < 0, 0, 1 << np.maximum(exponent, 0))
+    product = ((2 * quotient + 1) << (shift - 1)) + rng.integers(-1, 2, count) * window
+    product += rng.integers(-1, 2, count)
+    acc = product // multiplier
+    sign = rng.choice([-1, 1], count)
     return {
-        "acc": acc, "bias": np.zeros(count, np.int64),
-        "rounding": np.where(rng.random(count) < 0.5, rounding, 0),
+        "acc": acc * sign, "bias": np.zeros(count, np.int64),
+        "rounding": (product - acc * multiplier) * sign,
         "multiplier": multiplier, "shift": shift, "zero": rng.integers(-3, 4, count),
         "low": np.full(count, -128), "high": np.full(count, 127),
     }
