@@ -1,8 +1,10 @@
 """Float operations behind the last quantized tensor, in numpy: the driver runs them on the host.
 
-They follow PyTorch's float32 semantics; axes count the batch axis.
+They follow PyTorch's float32 semantics; axes count the batch axis. Arguments are plain JSON values,
+because they travel in the program file; arrays of int8 are base64 text.
 """
 
+from base64 import b64decode, b64encode
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
@@ -11,7 +13,7 @@ from numpy.typing import NDArray
 
 from systolith.graph import TailOperation
 
-__all__ = ["TAIL_OPERATIONS", "run_tail"]
+__all__ = ["TAIL_OPERATIONS", "linear_arguments", "run_tail"]
 
 Array = NDArray[Any]
 
@@ -24,6 +26,18 @@ def run_tail(tail: Sequence[TailOperation], values: Mapping[str, Array],
         inputs = [known[name] for name in operation.inputs]
         known[operation.output] = TAIL_OPERATIONS[operation.op](*inputs, **operation.arguments)
     return [known[name] for name in results]
+
+
+def linear_arguments(weight: NDArray[np.int8], scale: Array, bias: Array) -> dict[str, Any]:
+    """Arguments of the operation "linear": levels [O, I], scales and real biases [O]."""
+    return {"weight": b64encode(np.ascontiguousarray(weight).tobytes()).decode(),
+            "scale": [float(value) for value in scale], "bias": [float(value) for value in bias]}
+
+
+def _linear(x: Array, *, weight: str, scale: Sequence[float], bias: Sequence[float]) -> Array:
+    levels = np.frombuffer(b64decode(weight), np.int8).reshape(len(scale), -1)
+    total = x.astype(np.float64) @ levels.T.astype(np.float64)
+    return (total * np.asarray(scale) + np.asarray(bias)).astype(np.float32)
 
 
 def _softmax(x: Array, *, axis: int) -> Array:
@@ -63,6 +77,7 @@ def _clamp(x: Array, *, low: float | None, high: float | None) -> Array:
 TAIL_OPERATIONS: dict[str, Callable[..., Array]] = {
     "argmax": _argmax,
     "clamp": _clamp,
+    "linear": _linear,
     "log_softmax": _log_softmax,
     "permute": _permute,
     "relu": lambda x: np.maximum(x, 0),

@@ -9,6 +9,8 @@ from systolith import graph as ir
 from systolith.importer import rules
 from systolith.importer.fx import arguments, is_constant, layer_name, operator_name, value_shape
 from systolith.importer.lowering import HANDLERS, Lowering
+from systolith.importer.weighted import float_linear
+from systolith.tail import linear_arguments
 
 __all__ = ["TAIL_OPERATORS", "lower_results"]
 
@@ -92,6 +94,10 @@ class _Tail:
         name = operator_name(node)
         if name in ("dropout", "alias", "clone", "contiguous", "detach"):
             return self.result(node.args[0], node)
+        if name == "linear":
+            levels, scale, bias = float_linear(lowering, node)
+            return self._append("linear", self.result(node.args[0], node), node,
+                                linear_arguments(levels, scale, bias))
         if name not in TAIL_OPERATORS or self._computes(node):
             if node.op == "call_function" and name not in HANDLERS:
                 raise rules.TailOperator(layer=layer_name(node), operator=name)

@@ -14,7 +14,7 @@ from systolith.importer.fx import arguments, is_constant, layer_name, operator_n
 from systolith.importer.lowering import Lowering, check_scale, handles
 from systolith.integer import Quantization
 
-__all__ = ["WEIGHTED", "lower_weighted"]
+__all__ = ["WEIGHTED", "float_linear", "lower_weighted"]
 
 WEIGHTED = {"conv1d", "conv2d", "conv_transpose1d", "conv_transpose2d", "linear"}
 """Operators with weights; a constant added behind one is a bias."""
@@ -70,6 +70,16 @@ def lower_weighted(lowering: Lowering, node: fx.Node, target: Quantization,
     return builder.weighted(
         ir.Conv2d, name, tensor, source, target,
         padding=_padding(values["padding"], kernel, dilation), **common)
+
+
+def float_linear(lowering: Lowering, node: fx.Node
+                 ) -> tuple[NDArray[np.int8], NDArray[np.float32], NDArray[np.float64]]:
+    """Weight levels, scales and real biases of a linear layer whose output stays in float."""
+    values, name = arguments(node), layer_name(node)
+    weight = _weight(lowering, values["weight"], name, None)
+    if len(value_shape(node)) != 2:
+        raise rules.Rank(layer=name, shape=value_shape(node))
+    return weight.levels, weight.scale, _real_bias(lowering, values["bias"], name, weight)
 
 
 def _pair(value: Any, fill: int = 1) -> tuple[int, int]:
@@ -130,16 +140,22 @@ def _transposed_weight(array: NDArray[np.int8], groups: int) -> NDArray[np.int8]
         groups * array.shape[1], array.shape[0] // groups, *array.shape[2:]))
 
 
-def _bias(lowering: Lowering, node: Any, name: str, weight: _Weight,
-          source: Quantization) -> _Bias:
+def _real_bias(lowering: Lowering, node: Any, name: str, weight: _Weight
+               ) -> NDArray[np.float64]:
     if node is None:
-        return _Bias(real=np.zeros(len(weight.scale)))
+        return np.zeros(len(weight.scale))
     if not is_constant(node):
         raise lowering.needs_scale(node, node)
-    real = lowering.constant(node).numpy().astype(np.float64)
+    real: NDArray[np.float64] = lowering.constant(node).numpy().astype(np.float64)
     if not np.all(np.isfinite(real)):
         raise rules.NotFinite(layer=name, what="bias")
-    operator = operator_name(node)
+    return real
+
+
+def _bias(lowering: Lowering, node: Any, name: str, weight: _Weight,
+          source: Quantization) -> _Bias:
+    real = _real_bias(lowering, node, name, weight)
+    operator = "" if node is None else operator_name(node)
     if operator not in ("dequantize_per_channel", "dequantize_per_tensor"):
         return _Bias(real=real)
     values = arguments(node)

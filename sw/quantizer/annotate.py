@@ -172,8 +172,7 @@ class SystolithQuantizer(Quantizer):
             # The parts of a split share the scale of what was split.
             self._mark(node, {}, SharedQuantizationSpec((source.args[0], source)))
             return
-        value = node.meta.get("val")
-        if value is not None and value.ndim > 4:
+        if getattr(node.meta.get("val"), "ndim", 0) > 4:
             return  # the middle of a channel shuffle is no tensor of its own
         if _is_quantized(source):
             self._mark(node, self._inputs(source), SharedQuantizationSpec((source, node)))
