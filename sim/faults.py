@@ -126,6 +126,7 @@ class _Line:
         self._held: bytes | None = None
         self._queue: deque[tuple[float, bytes]] = deque()
         self.harmed = 0
+        self.pieces = 0
 
     def put(self, data: bytes, now: float) -> None:
         *pieces, self._partial = (self._partial + data).split(b"\0")
@@ -139,6 +140,7 @@ class _Line:
 
     def _put_piece(self, piece: bytes, now: float) -> None:
         faults, source = self._faults, self._random
+        self.pieces += len(piece) > 1
         copies = 2 if self._chance(faults.duplicate) else 1
         if self._chance(faults.truncate):
             piece = piece[:source.randrange(len(piece))]
@@ -185,7 +187,7 @@ class _Line:
 class FaultyTransport:
     """A transport that harms what passes through another one.
 
-    `harmed` counts the faults done so far.
+    `harmed` counts the faults done so far, `pieces` the frames and fragments that passed.
     """
 
     def __init__(self, inner: _Pipe, faults: Faults, seed: int):
@@ -201,6 +203,11 @@ class FaultyTransport:
     def harmed(self) -> int:
         """Faults done so far."""
         return self._up.harmed + self._down.harmed
+
+    @property
+    def pieces(self) -> int:
+        """Frames and fragments of frames that passed, in both directions."""
+        return self._up.pieces + self._down.pieces
 
     def now(self) -> float:
         """The inner transport's clock."""

@@ -42,6 +42,8 @@ MAX_SPREAD = 100
 
 _OVERHEAD = 24.0
 """Bytes of request and answer beside the data."""
+_TRIES = 12
+"""Least number of tries before a device is given up, however slow the line."""
 _MEMORY = 64.0
 """Requests over which the damage is averaged."""
 
@@ -68,7 +70,8 @@ class Session:
     floor
         Least seconds until a repetition afterwards.
     silence
-        Seconds without any sign of life after which the device is given up.
+        Seconds without any sign of life after which the device is given up; more on a line whose
+        round trips take long.
     name
         What to call the device in messages.
     seed
@@ -110,7 +113,6 @@ class Session:
         self._heard: float | None = None
         self._progressed: float | None = None
         self._opening = False
-        self._hello = 0
         self._hello_at = -1e9
         self._hello_wait = timeout
         self._previous = 0
@@ -216,12 +218,11 @@ class Session:
         if now < self._hello_at + self._hello_wait:
             return b""
         self._hello_at = now
-        self._hello = (self._hello + 1) & 0xFF
-        return encode_frame(Command.HELLO, self._hello,
-                            words(VERSION | self._session << 16, self._previous), self._session)
+        return encode_frame(Command.HELLO, 0, words(VERSION | self._session << 16, self._previous),
+                            self._session)
 
     def _take_identity(self, frame: Frame, now: float) -> None:
-        if frame.opcode != Command.HELLO | ANSWER or frame.sequence != self._hello:
+        if frame.opcode != Command.HELLO | ANSWER:
             return
         self._heard = now
         version = frame.payload[0] if frame.payload else None
@@ -366,9 +367,9 @@ class Session:
         return max(self._floor, 2 * self._round_trip)
 
     def _deadline(self, piece: Piece) -> float:
-        # Nobody else is on the line, so patience beyond a few round trips gains nothing.
+        # Nobody else is on the line, so there is no reason to wait longer and longer.
         begun = piece.sent_at if self._progressed is None else max(piece.sent_at, self._progressed)
-        return begun + self._rto * min(piece.attempts, 4) + piece.job.patience
+        return begun + self._rto + piece.job.patience
 
     def _check_timer(self, now: float) -> None:
         if not self._outstanding:
@@ -388,11 +389,12 @@ class Session:
         self._heard = now if self._heard is None else self._heard
         self._progressed = now if self._progressed is None else self._progressed
         patience = max((piece.job.patience for piece in self._outstanding.values()), default=0.0)
-        if now - self._heard > self.silence + patience:
+        limit = max(self.silence, _TRIES * 2 * (self._round_trip or 0.0)) + patience
+        if now - self._heard > limit:
             self.fail(LinkError(
-                f"{self._name} has not answered for {self.silence + patience:.3g} s: check that "
-                "it is powered, connected and runs a systolith bitstream"))
-        elif now - self._progressed > 10 * self.silence + patience:
+                f"{self._name} has not answered for {limit:.3g} s: check that it is powered, "
+                "connected and runs a systolith bitstream"))
+        elif now - self._progressed > 10 * limit:
             self.fail(LinkError(
-                f"{self._name} answers but no request got through for "
-                f"{10 * self.silence + patience:.3g} s: check the cable and the baud rate"))
+                f"{self._name} answers but no request got through for {10 * limit:.3g} s: check "
+                "the cable and the baud rate"))
