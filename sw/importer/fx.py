@@ -10,6 +10,8 @@ from systolith.importer import rules
 
 __all__ = ["arguments", "constant", "is_constant", "layer_name", "operator_name", "value_shape"]
 
+_MAKERS = ("arange", "full", "linspace", "ones", "scalar_tensor", "zeros")
+
 
 def operator_name(node: fx.Node) -> str:
     """Name of the operator without overload and in-place mark: "conv2d", "relu", "getitem"."""
@@ -85,8 +87,11 @@ def is_constant(node: Any) -> bool:
         return not isinstance(node, list | tuple) or all(map(is_constant, node))
     if node.op == "get_attr":
         return True
-    return node.op == "call_function" and bool(node.all_input_nodes) and all(
-        map(is_constant, node.all_input_nodes))
+    if node.op != "call_function":
+        return False
+    if not node.all_input_nodes:
+        return operator_name(node) in _MAKERS
+    return all(map(is_constant, node.all_input_nodes))
 
 
 def constant(module: torch.nn.Module, value: Any) -> Any:

@@ -76,6 +76,10 @@ def internal_shape(shape: tuple[int, ...], name: str) -> ir.Shape:
     raise rules.Rank(layer=name, shape=shape)
 
 
+class _Unjudged(ModelError):
+    """Follows from a refusal already noted: says nothing new."""
+
+
 class Lowering:
     """State of one import: what each value of the source graph has become.
 
@@ -99,6 +103,7 @@ class Lowering:
         self._done: dict[tuple[fx.Node, Quantization], str] = {}
         self._inputs: dict[fx.Node, tuple[str, Quantization]] = {}
         self._transparent: dict[fx.Node, fx.Node] = {}
+        self._unjudged: set[fx.Node] = set()
 
     def lower_quantizes(self) -> None:
         """Lower every quantize node in order, collecting refusals, and go on behind each."""
@@ -111,7 +116,8 @@ class Lowering:
             try:
                 target = self.quantization_of(node)
             except ModelError as refusal:
-                self.refusals.append(refusal)
+                self.refuse(refusal)
+                self._unjudged.add(node)
                 continue
             if self._is_shuffling(node, target):
                 self._transparent[node] = node.args[0]
@@ -121,7 +127,7 @@ class Lowering:
                 self._leaves[node] = tensor, target
                 self.builder.origins.setdefault(tensor, node.name)
             except ModelError as refusal:
-                self.refusals.append(refusal)
+                self.refuse(refusal)
                 self._pretend(node, target)
 
     def _is_shuffling(self, node: fx.Node, target: Quantization) -> bool:
@@ -139,11 +145,17 @@ class Lowering:
             node = self._transparent[node.args[0]]
         return node
 
+    def refuse(self, refusal: ModelError) -> None:
+        """Note a reason to refuse the model."""
+        if not isinstance(refusal, _Unjudged):
+            self.refusals.append(refusal)
+
     def _pretend(self, node: fx.Node, target: Quantization) -> None:
         """After a refusal declare the tensor anyway, so that what follows can be judged too."""
         try:
             shape = internal_shape(value_shape(node), layer_name(node))
         except ModelError:
+            self._unjudged.add(node)
             return
         name = self.builder.unique(f"{layer_name(node.args[0])}.refused")
         self.builder.tensors[name] = ir.TensorType(shape=shape, scale=target.scale,
@@ -205,6 +217,8 @@ class Lowering:
     def _leaf(self, node: fx.Node) -> tuple[str, Quantization]:
         """Tensor and quantization behind a dequantize node."""
         source = node.args[0]
+        if source in self._unjudged:
+            raise _Unjudged
         if source not in self._leaves:
             raise rules.Corrupt(layer=layer_name(node), reason="nothing quantizes its input")
         name, kind = self._leaves[source]

@@ -32,7 +32,7 @@ def import_pt2e(module: fx.GraphModule, example_input: Any, *, bias: str,
     try:
         outputs, tail, results = lower_results(lowering, output)
     except ModelError as refusal:
-        lowering.refusals.append(refusal)
+        lowering.refuse(refusal)
     if len(lowering.refusals) == 1:
         raise lowering.refusals[0]
     if lowering.refusals:

@@ -3,6 +3,7 @@
 import io
 import json
 import zipfile
+import zlib
 from pathlib import Path
 from typing import Any
 
@@ -40,7 +41,8 @@ def load_exported(path: Path) -> torch.export.ExportedProgram:
     try:
         with zipfile.ZipFile(path) as archive:
             _refuse_pickles(path, archive)
-    except (OSError, zipfile.BadZipFile, ValueError, RecursionError) as error:
+    except (OSError, zipfile.BadZipFile, ValueError, NotImplementedError, RuntimeError,
+            EOFError, zlib.error) as error:
         reason = getattr(error, "strerror", None) or str(error) or type(error).__name__
         raise rules.UnreadableFile(path=path, reason=reason) from None
     try:
@@ -59,6 +61,9 @@ def _refuse_pickles(path: Path, archive: zipfile.ZipFile) -> None:
     members = archive.infolist()
     if sum(member.file_size for member in members) > _FILE_LIMIT:
         raise ValueError("it unpacks to more than 4 GiB")
+    damaged = archive.testzip()
+    if damaged is not None:
+        raise ValueError(f"the checksum of {damaged} is wrong")
     for member in members:
         name = member.filename
         if name.endswith("config.json"):
