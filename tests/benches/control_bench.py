@@ -6,6 +6,7 @@ import cocotb
 
 from systolith.hw.config import Config
 from systolith.hw.counters import counter_port
+from systolith.hw.fetch import prefetch_slots
 from systolith.hw.isa import (
     DESCRIPTOR_BYTES,
     INSTRUCTION_BYTES,
@@ -415,7 +416,8 @@ async def instructions_are_fetched_ahead(dut):
     begin = control.bench.cycle
     assert (await control.run())[0] == ErrorCode.NONE
     beats = INSTRUCTION_BYTES // control.config.memory_bytes_per_beat
-    slots = 2 if control.config.rows <= 4 else 8
-    # A slot is free again when latency, arrival and delivery (beside the other queue's) are over.
-    limit = count * max(2 * beats, (62 + 4 * beats) // slots) + 250
+    # At most 8 requests are outstanding, or what the two queues have slots for. A slot is free
+    # again when latency, arrival and delivery (beside the other queue's) are over.
+    ahead = min(8, 2 * prefetch_slots(control.config))
+    limit = 2 * count * max(beats, (62 + 4 * beats) // ahead) + 250
     assert control.bench.cycle - begin <= limit
