@@ -75,12 +75,36 @@ def build_library(config: Config, *, trace: bool = False, component: Any = None)
     counters = re.search(r"output \[(\d+):0\] counters;", verilog)
     assert counters, "the component has no output named counters"
     return build(Model(
-        verilog=verilog, top="top", sources=(_HARNESS,), shared=True, trace=trace,
+        verilog=verilog + _registered_inputs(verilog), top="registered", sources=(_HARNESS,), shared=True, trace=trace,
         verilator_flags=("-O3", "--x-assign", "fast", "--x-initial", "fast", "--no-assert",
                          "--no-timing"),
         defines=("-DVL_TIME_CONTEXT", f"-DBEAT={config.memory_bytes_per_beat}",
                  f"-DCOUNTERS={(int(counters[1]) + 1) // 32}"),
         fast_flags=("-O3", "-march=native"), slow_flags=("-O0",)))
+
+
+def _registered_inputs(verilog: str) -> str:
+    """A module `registered` around module `top`, with a register on every input.
+
+    Verilator evaluates all logic that an input can reach at every call, twice a cycle, and behind a
+    stream that is nearly all there is. Behind registers it is evaluated once a cycle. The harness
+    sets the inputs of a cycle before the clock edge at which that cycle begins.
+    """
+    ports = re.findall(r"^  (input|output) (\[\d+:0\] )?(\w+);$", verilog, re.M)
+    inputs = [(width, name) for kind, width, name in ports if kind == "input" and name != "clk"]
+    return "\n".join((
+        "module registered(",
+        ",\n".join(f"  {kind} {width}{name}" for kind, width, name in ports),
+        ");",
+        *(f"  reg {width}{name}_now;" for width, name in inputs),
+        "  always_ff @(posedge clk) begin",
+        *(f"    {name}_now <= {name};" for _, name in inputs),
+        "  end",
+        "  top soc (.clk(clk),",
+        ",\n".join([*(f"    .{name}({name}_now)" for _, name in inputs),
+                    *(f"    .{name}({name})" for kind, _, name in ports if kind == "output")]),
+        "  );",
+        "endmodule", ""))
 
 
 class VerilatedDevice:

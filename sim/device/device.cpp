@@ -71,9 +71,10 @@ struct Device {
     }
 
     void reset() {
-        top->rst = 1;
+        resetting = true;
+        starting = cancelling = false;
         for (int i = 0; i < 4; ++i) tick();
-        top->rst = 0;
+        resetting = false;
         memory.reset();
         received.clear();
         sent.clear();
@@ -88,49 +89,60 @@ struct Device {
         return (random >> 32) % 1000 < options.stall_per_mille;
     }
 
+    // One cycle: look at the settled outputs, then set the inputs of the next cycle, which the
+    // registers in front of the SoC take over at the edge. What was set for this cycle is in `now`.
     void tick() {
         Vtop& t = *top;
-        t.clk = 0;
-        const bool offer = !received.empty() && cycle >= receive_due && !stalls();
-        t.rx___05Fvalid = offer;
-        if (offer) t.rx___05Fpayload = received.front();
-        const bool listen = cycle >= send_due && !stalls();
-        t.tx___05Fready = listen;
-        const uint8_t* beat = memory.offered(cycle);
-        t.memory_read___05Fdata___05Fvalid = beat != nullptr;
-        if (beat) set(t.memory_read___05Fdata___05Fpayload, beat, BEAT);
-        const bool ready = memory.ready() && !stalls();
-        t.memory_read___05Frequest___05Fready = ready;
-        t.memory_write___05Fready = ready;
-        t.eval();
-        dump(0);
-
-        if (!t.rst) {
-            if (t.mark) {
-                marks.emplace_back();
-                marks.back().cycle = cycle;
-                get(t.counters, reinterpret_cast<uint8_t*>(marks.back().counters), 4 * COUNTERS);
-            }
-            if (offer && t.rx___05Fready) {
-                received.pop_front();
-                receive_due = cycle + options.link_cycles_per_byte;
-            }
-            if (listen && t.tx___05Fvalid) {
-                sent.push_back(t.tx___05Fpayload);
-                send_due = cycle + options.link_cycles_per_byte;
-            }
-            if (beat && t.memory_read___05Fdata___05Fready) memory.taken();
-            if (ready && t.memory_write___05Fvalid) write();
-            if (ready && t.memory_read___05Frequest___05Fvalid) {
-                const uint64_t request = t.memory_read___05Frequest___05Fpayload;
-                if (!memory.read(uint32_t(request), uint32_t(request >> 32))) fault = kBadRead;
-            }
-            memory.advance(cycle, stalls());
-        }
+        if (!now.reset) sample();
+        ++cycle;
+        drive();
         t.clk = 1;
         t.eval();
+        dump(0);
+        t.clk = 0;
+        t.eval();
         dump(1);
-        ++cycle;
+    }
+
+    void sample() {
+        Vtop& t = *top;
+        if (t.mark) {
+            marks.emplace_back();
+            marks.back().cycle = cycle;
+            get(t.counters, reinterpret_cast<uint8_t*>(marks.back().counters), 4 * COUNTERS);
+        }
+        if (now.offer && t.rx___05Fready) {
+            received.pop_front();
+            receive_due = cycle + options.link_cycles_per_byte;
+        }
+        if (now.listen && t.tx___05Fvalid) {
+            sent.push_back(t.tx___05Fpayload);
+            send_due = cycle + options.link_cycles_per_byte;
+        }
+        if (now.beat && t.memory_read___05Fdata___05Fready) memory.taken();
+        if (now.memory && t.memory_write___05Fvalid) write();
+        if (now.memory && t.memory_read___05Frequest___05Fvalid) {
+            const uint64_t request = t.memory_read___05Frequest___05Fpayload;
+            if (!memory.read(uint32_t(request), uint32_t(request >> 32))) fault = kBadRead;
+        }
+        if (now.start && t.direct___05Fstart___05Fready) starting = false;
+        memory.advance(cycle, stalls());
+    }
+
+    void drive() {
+        Vtop& t = *top;
+        t.rst = now.reset = resetting;
+        t.rx___05Fvalid = now.offer = !received.empty() && cycle >= receive_due && !stalls();
+        if (now.offer) t.rx___05Fpayload = received.front();
+        t.tx___05Fready = now.listen = cycle >= send_due && !stalls();
+        const uint8_t* beat = memory.offered(cycle);
+        t.memory_read___05Fdata___05Fvalid = now.beat = beat != nullptr;
+        if (beat) set(t.memory_read___05Fdata___05Fpayload, beat, BEAT);
+        now.memory = memory.ready() && !stalls();
+        t.memory_read___05Frequest___05Fready = t.memory_write___05Fready = now.memory;
+        t.direct___05Fstart___05Fvalid = now.start = starting;
+        t.direct___05Fcancel = cancelling;
+        cancelling = false;
     }
 
     void write() {
@@ -154,17 +166,17 @@ struct Device {
         return cycles;
     }
 
+    // Returns whether the core has taken the start within so many cycles; then it shows busy.
     bool start(uint32_t base, uint64_t cycles) {
         top->direct___05Fstart___05Fpayload = base;
-        top->direct___05Fstart___05Fvalid = 1;
-        bool accepted = false;
-        for (uint64_t i = 0; i < cycles && !accepted; ++i) {
-            top->eval();
-            accepted = top->direct___05Fstart___05Fready;
-            tick();
-        }
-        top->direct___05Fstart___05Fvalid = 0;
-        return accepted;
+        starting = true;
+        for (uint64_t i = 0; i < cycles && starting; ++i) tick();
+        if (!starting) return true;
+        // The last cycle's inputs still hold the start: let it pass before taking it back.
+        const bool late = top->direct___05Fstart___05Fready;
+        starting = false;
+        tick();
+        return late;
     }
 
     void dump(int half) {
@@ -203,6 +215,11 @@ struct Device {
     std::vector<Mark> marks;
     uint64_t cycle = 0, receive_due = 0, send_due = 0, random;
     uint32_t fault = kNoFault;
+    bool resetting = false, starting = false, cancelling = false;
+    struct {
+        bool reset = true, offer = false, listen = false, beat = false, memory = false,
+             start = false;
+    } now;  // inputs of the current cycle
 #if VM_TRACE
     std::unique_ptr<Trace> trace;
 #endif
@@ -232,9 +249,9 @@ uint32_t device_start(Device* device, uint32_t base, uint64_t cycles) {
     return device->start(base, cycles);
 }
 void device_cancel(Device* device) {
-    device->top->direct___05Fcancel = 1;
+    device->cancelling = true;
     device->tick();
-    device->top->direct___05Fcancel = 0;
+    device->tick();
 }
 void device_watchdog(Device* device, uint32_t cycles) {
     device->top->direct___05Fwatchdog = cycles;
