@@ -90,7 +90,9 @@ def _registered_inputs(verilog: str) -> str:
     stream that is nearly all there is. Behind registers it is evaluated once a cycle. The harness
     sets the inputs of a cycle before the clock edge at which that cycle begins.
     """
-    ports = re.findall(r"^  (input|output) (\[\d+:0\] )?(\w+);$", verilog, re.M)
+    top = verilog[verilog.index("module top("):]
+    ports = re.findall(r"^  (input|output) (\[\d+:0\] )?(\w+);$",
+                       top[:top.index("endmodule")], re.M)
     inputs = [(width, name) for kind, width, name in ports if kind == "input" and name != "clk"]
     return "\n".join((
         "module registered(",
