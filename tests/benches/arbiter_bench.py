@@ -27,6 +27,18 @@ class Recorder(Agent):
             self.items.append((self._bench.cycle, int(payload.value)))
 
 
+class Memory(MemoryModel):
+    """Main memory that can be told to refuse writes, while it takes reads."""
+
+    refuse_writes = False
+
+    def drive(self):
+        super().drive()
+        if self.refuse_writes:
+            self._writes_open = False
+            self._write[2].value = 0
+
+
 class Masters:
     """Sources and recorders on all ports, and the memory behind the arbiter."""
 
@@ -34,7 +46,7 @@ class Masters:
         self.bench = bench = Bench(dut)
         parameters = bench.parameters
         self.beat, readers, writers = (parameters[name] for name in ("beat", "readers", "writers"))
-        self.memory = MemoryModel(
+        self.memory = Memory(
             bench, bytearray(64 * self.beat), self.beat, read="memory_read", write="memory_write",
             latency=latency, stalls=bench.stalls(stall, burst=2))
 
@@ -92,6 +104,25 @@ async def reads_see_earlier_writes(dut):
 
 
 @cocotb.test()
+async def reads_wait_for_refused_writes(dut):
+    """A write that the memory does not take for long is still seen by the read behind it."""
+    masters = Masters(dut, stall=0.0, latency=1)
+    bench, beat = masters.bench, masters.beat
+    await bench.ticks()
+    await bench.reset()
+    masters.memory.refuse_writes = True
+    for number in range(1, 41):
+        address = beat * bench.random.randrange(8)
+        masters.writes[0].send([{"address": address, "data": number, "mask": (1 << beat) - 1}])
+        await masters.writes[0].drained()
+        masters.read(0, address, 1)
+        await bench.ticks(bench.random.randrange(12))
+        masters.memory.refuse_writes = False
+        assert await masters.data[0].receive(1) == [number]
+        masters.memory.refuse_writes = True
+
+
+@cocotb.test()
 async def everybody_has_a_turn(dut):
     """Masters that always ask share the port evenly."""
     masters = Masters(dut, stall=0.0)
@@ -128,10 +159,12 @@ async def discarded_data_does_not_arrive(dut):
     seen = len(masters.data[last].items)
     bench.port("discard").value = 1 << last
     masters.requests[last].clear()
+    masters.data[last]._stalls = iter(lambda: True, None)  # who is reset takes nothing
     await bench.until(lambda: not int(bench.port("reads_pending").value))
     assert len(masters.data[last].items) == seen
     assert masters.data[0].items == [10 + i for i in range(12)]
     bench.port("discard").value = 0
+    masters.data[last]._stalls = None
     masters.read(last, beat * 50, 3)
     await masters.data[last].receive(seen)
     assert await masters.data[last].receive(3) == [50, 51, 52]
