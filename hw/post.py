@@ -18,12 +18,19 @@ from .ports import (
 )
 from .post_issue import OPERANDS, PostIssue, slots
 from .post_memories import ContextMemory, ParameterMemory, TableMemory
-from .requantize import CLAMP_STAGE, REQUANTIZE_LATENCY, ROUNDING_STAGE, Requantizer
+from .requantize import (
+    CLAMP_STAGE,
+    REQUANTIZE_LATENCY,
+    ROUNDING_STAGE,
+    ZERO_STAGE,
+    Requantizer,
+)
 from .residual import (
     ADD_CLAMP_STAGE,
     ADD_LATENCY,
     ADD_MULTIPLIER_STAGE,
     ADD_SHIFT_STAGE,
+    ADD_ZERO_STAGE,
     ResidualAdder,
 )
 
@@ -230,8 +237,8 @@ class PostProcessor(wiring.Component):
             m.d.comb += self.load.ready.eq(1)
 
         i = self._issue.engine.instruction.p
-        bounds = self._context(m, "bounds", start + CLAMP_STAGE, zero=i.zero, low=i.low,
-                               high=i.high)
+        zero = self._context(m, "zero", start + ZERO_STAGE, point=i.zero).point
+        bounds = self._context(m, "bounds", start + CLAMP_STAGE, low=i.low, high=i.high)
         results = []
         for k in range(config.lanes):
             m.submodules[f"requantizer_{k}"] = lane = Requantizer(config)
@@ -240,7 +247,7 @@ class PostProcessor(wiring.Component):
                 lane.acc.eq(accumulators[k]),
                 lane.bias.eq(parameters.bias[k]),
                 lane.shift.eq(parameters.shift[k]),
-                lane.zero.eq(bounds.zero), lane.low.eq(bounds.low), lane.high.eq(bounds.high),
+                lane.zero.eq(zero), lane.low.eq(bounds.low), lane.high.eq(bounds.high),
             ]
             for name in ("multiplier", "rounding"):
                 if name in lane.signature.members:
@@ -298,8 +305,9 @@ class PostProcessor(wiring.Component):
         scales = context("add_scales", ADD_MULTIPLIER_STAGE, a=(i.multiplier_a, 1),
                          b=(i.multiplier_b, 0))
         shift = context("add_shift", ADD_SHIFT_STAGE, n=(i.add_shift, 0))
-        bounds = context("add_bounds", ADD_CLAMP_STAGE, zero=(i.add_zero, 0),
-                         low=(i.add_low, -128), high=(i.add_high, 127))
+        zero = context("add_zero", ADD_ZERO_STAGE, point=(i.add_zero, 0)).point
+        bounds = context("add_bounds", ADD_CLAMP_STAGE, low=(i.add_low, -128),
+                         high=(i.add_high, 127))
         results = []
         for k, value in enumerate(values):
             m.submodules[f"adder_{k}"] = lane = ResidualAdder()
@@ -309,7 +317,7 @@ class PostProcessor(wiring.Component):
                 lane.zero_a.eq(inputs.a), lane.zero_b.eq(inputs.b),
                 lane.multiplier_a.eq(scales.a), lane.multiplier_b.eq(scales.b),
                 lane.shift.eq(shift.n),
-                lane.zero.eq(bounds.zero), lane.low.eq(bounds.low), lane.high.eq(bounds.high),
+                lane.zero.eq(zero), lane.low.eq(bounds.low), lane.high.eq(bounds.high),
             ]
             results.append(lane.o)
         return results

@@ -11,7 +11,9 @@ __all__ = [
     "MULTIPLIER_STAGE",
     "REQUANTIZE_LATENCY",
     "ROUNDING_STAGE",
+    "ZERO_STAGE",
     "Requantizer",
+    "bounded",
     "rounding_width",
 ]
 
@@ -21,10 +23,13 @@ MULTIPLIER_STAGE = 2
 ROUNDING_STAGE = 3
 """Cycles from an accumulator to the cycle in which its rounding constant is taken."""
 
-CLAMP_STAGE = 9
-"""Cycles from an accumulator to the cycle in which zero point and bounds are taken."""
+ZERO_STAGE = 9
+"""Cycles from an accumulator to the cycle in which the zero point is taken."""
 
-REQUANTIZE_LATENCY = 10
+CLAMP_STAGE = 10
+"""Cycles from an accumulator to the cycle in which the bounds are taken."""
+
+REQUANTIZE_LATENCY = 11
 """Cycles from an accumulator to its int8 value."""
 
 _SHIFT_STAGE = 6
@@ -34,6 +39,14 @@ _LOW_BITS = 17  # of v; with a sign they fill an 18-bit multiplier's operand
 def rounding_width(config: Config) -> int:
     """Bits of the rounding constant that the parameter memory keeps, 0 without it."""
     return 25 if config.bias == "exact" else 0
+
+
+def bounded(value, low, high):
+    """`value` limited to [`low`, `high`]; where low exceeds high, high it is.
+
+    The three comparisons stand beside each other, which is faster than a minimum of a maximum.
+    """
+    return Mux((value > high) | (low > high), high, Mux(value < low, low, value))
 
 
 class Requantizer(wiring.Component):
@@ -64,7 +77,9 @@ class Requantizer(wiring.Component):
         In cycle `MULTIPLIER_STAGE`. The multiplier is not there when `multiplier_bits` is 0.
     rounding : In
         In cycle `ROUNDING_STAGE`. Not there when `bias` is "int32".
-    zero, low, high : In
+    zero : In
+        Int8, in cycle `ZERO_STAGE`.
+    low, high : In
         Int8, in cycle `CLAMP_STAGE`.
     o : Out
         Int8, in cycle `REQUANTIZE_LATENCY`.
@@ -92,16 +107,15 @@ class Requantizer(wiring.Component):
     def elaborate(self, platform):
         m = Module()
         total, shift = self._multiply(m, self._bias_and_significand(m))
-        magnitude, sign = self._shift_and_round(m, total, shift)
+        magnitude, up, sign = self._shift_and_round(m, total, shift)
 
+        # -(magnitude + up) is the magnitude's complement and 1 - up: one adder for all of it.
         value = Signal(signed(10))
-        bounded = Signal(signed(10))
-        m.d.comb += [
-            value.eq(Mux(sign, -magnitude, magnitude) + self.zero),
-            bounded.eq(Mux(value < self.low, self.low, value)),
-        ]
-        with m.If(self.enable[9]):
-            m.d.sync += self.o.eq(Mux(bounded > self.high, self.high, bounded))
+        with m.If(self.enable[ZERO_STAGE]):
+            m.d.sync += value.eq((magnitude ^ sign.replicate(10)).as_signed() + self.zero
+                                 + (up ^ sign))
+        with m.If(self.enable[CLAMP_STAGE]):
+            m.d.sync += self.o.eq(bounded(value, self.low, self.high))
         return m
 
     def _bias_and_significand(self, m):
@@ -184,7 +198,8 @@ class Requantizer(wiring.Component):
         return 31 + max(self._bits, 1)
 
     def _shift_and_round(self, m, total, shift):
-        """Stages 5 to 8: the rounded quotient's magnitude, 256 standing for more, and its sign."""
+        """Stages 5 to 8: the quotient's magnitude, 256 standing for more, whether it is rounded up,
+        and its sign."""
         product = Signal(self.product_width)
         signs = [Signal(name=f"sign_{stage}") for stage in range(6, 10)]
         with m.If(self.enable[5]):
@@ -227,6 +242,7 @@ class Requantizer(wiring.Component):
 
         q, f = quotient[fraction:], quotient[:fraction]
         magnitude = Signal(9)
+        up = Signal()
         tie = Signal()
         half = f[-1]
         if fraction == 1:
@@ -246,5 +262,5 @@ class Requantizer(wiring.Component):
                 tie.eq((beyond == 0) | (half & ~sticky & (distance == ones + 1))),
             ]
         with m.If(self.enable[8]):
-            m.d.sync += magnitude.eq(Mux(over, 256, q + Mux(tie, q[0], half)))
-        return magnitude, signs[3]
+            m.d.sync += [magnitude.eq(Mux(over, 256, q)), up.eq(~over & Mux(tie, q[0], half))]
+        return magnitude, up, signs[3]

@@ -5,12 +5,14 @@ from amaranth.lib import wiring
 from amaranth.lib.wiring import In, Out
 
 from .isa import ADD_MULTIPLIER_BITS
+from .requantize import bounded
 
 __all__ = [
     "ADD_CLAMP_STAGE",
     "ADD_LATENCY",
     "ADD_MULTIPLIER_STAGE",
     "ADD_SHIFT_STAGE",
+    "ADD_ZERO_STAGE",
     "ResidualAdder",
 ]
 
@@ -20,10 +22,13 @@ ADD_MULTIPLIER_STAGE = 1
 ADD_SHIFT_STAGE = 3
 """Cycles from the operands to the cycle in which the shift is taken."""
 
-ADD_CLAMP_STAGE = 5
-"""Cycles from the operands to the cycle in which zero point and bounds are taken."""
+ADD_ZERO_STAGE = 5
+"""Cycles from the operands to the cycle in which the zero point is taken."""
 
-ADD_LATENCY = 6
+ADD_CLAMP_STAGE = 6
+"""Cycles from the operands to the cycle in which the bounds are taken."""
+
+ADD_LATENCY = 7
 """Cycles from the operands to the sum."""
 
 
@@ -43,7 +48,9 @@ class ResidualAdder(wiring.Component):
         In cycle `ADD_MULTIPLIER_STAGE`.
     shift : In
         In cycle `ADD_SHIFT_STAGE`.
-    zero, low, high : In
+    zero : In
+        Int8, in cycle `ADD_ZERO_STAGE`.
+    low, high : In
         Int8, in cycle `ADD_CLAMP_STAGE`.
     o : Out
         Int8, in cycle `ADD_LATENCY`.
@@ -107,11 +114,8 @@ class ResidualAdder(wiring.Component):
             ]
 
         value = Signal(signed(11))
-        bounded = Signal(signed(11))
-        m.d.comb += [
-            value.eq(quotient + self.zero + (half & (sticky | quotient[0]))),
-            bounded.eq(Mux(value < self.low, self.low, value)),
-        ]
-        with m.If(self.enable[5]):
-            m.d.sync += self.o.eq(Mux(bounded > self.high, self.high, bounded))
+        with m.If(self.enable[ADD_ZERO_STAGE]):
+            m.d.sync += value.eq(quotient + self.zero + (half & (sticky | quotient[0])))
+        with m.If(self.enable[ADD_CLAMP_STAGE]):
+            m.d.sync += self.o.eq(bounded(value, self.low, self.high))
         return m

@@ -10,12 +10,13 @@ from systolith.hw.requantize import (
     MULTIPLIER_STAGE,
     REQUANTIZE_LATENCY,
     ROUNDING_STAGE,
+    ZERO_STAGE,
 )
 from systolith.sim import numerics
 from systolith.sim.agents import Agent, Bench
 
 STAGES = {"acc": 0, "bias": 0, "multiplier": MULTIPLIER_STAGE, "shift": MULTIPLIER_STAGE,
-          "rounding": ROUNDING_STAGE, "zero": CLAMP_STAGE, "low": CLAMP_STAGE,
+          "rounding": ROUNDING_STAGE, "zero": ZERO_STAGE, "low": CLAMP_STAGE,
           "high": CLAMP_STAGE}
 
 
