@@ -51,21 +51,28 @@ def scale_floor(input_scale: Tensor, output_scale: Tensor, bias: Tensor | None) 
 def snap_scale(scale: Tensor, input_scale: Tensor, output_scale: Tensor, bits: int) -> Tensor:
     """Weight scales rounded up to where the multiplier has `bits` significant bits exactly.
 
-    0 bits means a power of two. The multiplier is `f32(f32(s_x * s_w) / s_y)`; of the float32
-    weight scales at the wanted place the one is taken that gives the exact multiplier.
+    0 bits means a power of two. The multiplier is `f32(f32(s_x * s_w) / s_y)`; two roundings pass
+    over some values, so the next reachable one is taken, as a rule within two steps.
     """
     s_x, s_y = np.float32(input_scale.item()), np.float32(output_scale.item())
-    wanted = scale.detach().to(torch.float64).numpy() * float(s_x) / float(s_y)
+    wanted = np.atleast_1d(scale.detach().to(torch.float64).numpy()) * float(s_x) / float(s_y)
     significand, exponent = np.frexp(wanted)
-    steps = max(bits, 1)
-    real = np.ldexp(np.ceil(np.ldexp(significand, steps)), exponent - steps)
-    snapped = (real * float(s_y) / float(s_x)).astype(np.float32)
-    for _ in range(4):
-        made = (s_x * snapped) / s_y
-        low, high = made < real, made > real
-        snapped = np.where(low, np.nextafter(snapped, np.float32(np.inf)), snapped)
-        snapped = np.where(high, np.nextafter(snapped, np.float32(0)), snapped).astype(np.float32)
-    return torch.from_numpy(np.asarray(snapped)).reshape(scale.shape)
+    width = max(bits, 1)
+    first = np.ceil(np.ldexp(significand, width))
+    snapped = np.atleast_1d(scale.detach().numpy()).astype(np.float32)
+    open_ = np.ones(snapped.shape, bool)
+    for step in range(16):
+        # A step past the next power of two is twice as wide.
+        carried = first + step > 1 << width
+        number = np.where(carried, 2 * (first + step) - (1 << width), first + step)
+        real = np.ldexp(number, exponent - width)
+        candidate = (real * float(s_y) / float(s_x)).astype(np.float32)
+        for neighbour in (candidate, np.nextafter(candidate, np.float32(np.inf)),
+                          np.nextafter(candidate, np.float32(0))):
+            hit = open_ & ((s_x * neighbour) / s_y == real)
+            snapped = np.where(hit, neighbour, snapped)
+            open_ &= ~hit
+    return torch.from_numpy(snapped).reshape(scale.shape)
 
 
 class ScaleLink:
