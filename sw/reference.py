@@ -171,7 +171,7 @@ def _sum_dense(windows: Array, node: ir.Conv2d) -> Array:
         exact = exact_type(weight)
         columns = windows[:, group * group_in:(group + 1) * group_in].transpose(0, 2, 3, 1, 4, 5)
         columns = columns.astype(exact).reshape(-1, weight.shape[1])
-        product = columns @ weight.T.astype(exact)
+        product: Array = columns @ weight.T.astype(exact)
         total[..., group * group_out:(group + 1) * group_out] = product.reshape(
             images, height, width, group_out)
     return total

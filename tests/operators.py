@@ -126,6 +126,7 @@ OPERATORS: dict[str, Case] = {
     "mish": _around(lambda m, a, b: F.mish(a)),
     "max pool": _around(lambda m, a, b: F.max_pool2d(a, 3, 2, 1)),
     "max pool ceil": _around(lambda m, a, b: F.max_pool2d(a, 3, 2, ceil_mode=True)),
+    "max pool ceil past the end": _around(lambda m, a, b: F.max_pool2d(a, 2, 3, ceil_mode=True)),
     "max pool dilation": _around(lambda m, a, b: F.max_pool2d(a, 2, 1, dilation=2)),
     "max pool adaptive": _around(lambda m, a, b: F.adaptive_max_pool2d(a, (4, 5))),
     "average pool": _around(lambda m, a, b: F.avg_pool2d(a, 3, 2, 1)),

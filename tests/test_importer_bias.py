@@ -172,6 +172,20 @@ def test_enlargement_of_stock_scales_is_reported() -> None:
                                                                      + 1e-3) * 2.5
 
 
+def test_enlarged_weights_are_rounded_to_nearest() -> None:
+    weight = np.arange(-127, 128, dtype=np.int8)[None]
+    scale = np.float32(1e-7)
+    bias = 3.5 * 2 ** 30 * 0.02 * 1e-7
+    graph = layer(weight, scale, [bias], Quantization(scale=0.1, zero=0))
+    (node,) = graph.weighted()
+    assert node.enlargement[0] == 2
+    np.testing.assert_array_equal(node.weight, np.rint(weight / 4))
+    # A quarter, a half, a quarter and nothing of a level lost, in turn; the input reaches 138.
+    lost = np.abs(weight / 4 - np.rint(weight / 4)).sum() * 138
+    step = 0.02 * np.float64(scale) * 4 / 0.1
+    np.testing.assert_allclose(node.enlargement_error, lost * step, rtol=1e-5)
+
+
 def test_a_bias_that_would_overflow_is_refused_by_name() -> None:
     weight = np.full((2, 1 << 16), 127, np.int8)
     scale = np.float32(1e-5)
