@@ -91,9 +91,9 @@ class Config:
     def __post_init__(self) -> None:
         for item in fields(self):
             value = getattr(self, item.name)
-            expected = (int, float) if item.type is float else (item.type,)
-            if type(value) not in expected:
-                raise ConfigError(f"{item.name} must be {item.type.__name__}, not {value!r}: "
+            kind = type(item.default)
+            if type(value) is not kind and not (kind is float and type(value) is int):
+                raise ConfigError(f"{item.name} must be {kind.__name__}, not {value!r}: "
                                   "correct it in the configuration")
         self._range("rows", 4, 64)
         self._range("columns", 4, 64)

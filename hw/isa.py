@@ -410,8 +410,8 @@ def encode(instruction: Instruction) -> bytes:
         low = -(1 << (item.width - 1)) if item.signed or "step" in item.name else 0
         high = (1 << (item.width - 1)) if item.signed else (1 << item.width)
         if not low <= value < high:
-            raise ValueError(f"{type(instruction).__name__}.{item.name} must be in [{low}, {high}), "
-                             f"not {value}")
+            raise ValueError(f"{type(instruction).__name__}.{item.name} must be in "
+                             f"[{low}, {high}), not {value}")
         word |= (value & ((1 << item.width) - 1)) << item.offset
     return word.to_bytes(INSTRUCTION_BYTES, "little")
 

@@ -75,7 +75,8 @@ def build_library(config: Config, *, trace: bool = False, component: Any = None)
     counters = re.search(r"output \[(\d+):0\] counters;", verilog)
     assert counters, "the component has no output named counters"
     return build(Model(
-        verilog=verilog + _registered_inputs(verilog), top="registered", sources=(_HARNESS,), shared=True, trace=trace,
+        verilog=verilog + _registered_inputs(verilog), top="registered", sources=(_HARNESS,),
+        shared=True, trace=trace,
         verilator_flags=("-O3", "--x-assign", "fast", "--x-initial", "fast", "--no-assert",
                          "--no-timing"),
         defines=("-DVL_TIME_CONTEXT", f"-DBEAT={config.memory_bytes_per_beat}",

@@ -26,7 +26,7 @@ Progress = Callable[[str], None]
 
 def bench_model(name: str, *, config: str | Config = "default",
                 memory_bytes_per_cycle: int | None = None, memory_latency: int = 50,
-                layers: str | None = None, batch: int = 1,
+                layers: str | None = None,
                 load: Callable[[str], tuple[Any, Any]] | None = None,
                 progress: Progress = lambda text: None) -> dict[str, Any]:
     """Measure a named model (`systolith.models.MODELS`) or any MODEL of the command line.
@@ -54,7 +54,7 @@ def bench_model(name: str, *, config: str | Config = "default",
     images = first_images(graph, example)
     if layers is not None:
         graph, images = cut(graph, images, layers)
-    return bench_graph(graph, images, name=name, config=chosen, batch=batch,
+    return bench_graph(graph, images, name=name, config=chosen,
                        memory_bytes_per_cycle=memory_bytes_per_cycle,
                        memory_latency=memory_latency, progress=progress)
 
@@ -70,7 +70,8 @@ def first_images(graph: Graph, example: Any) -> dict[str, np.ndarray]:
             for name, array in zip(graph.inputs, given, strict=True)}
 
 
-def cut(graph: Graph, images: dict[str, np.ndarray], layers: str) -> tuple[Graph, dict[str, np.ndarray]]:
+def cut(graph: Graph, images: dict[str, np.ndarray],
+        layers: str) -> tuple[Graph, dict[str, np.ndarray]]:
     """The part of a graph between two operations, and the tensors that feed it.
 
     `layers` is "A:B" as in a Python slice. The tensors come from the integer reference. Raises
@@ -101,9 +102,8 @@ def cut(graph: Graph, images: dict[str, np.ndarray], layers: str) -> tuple[Graph
 
 
 def bench_graph(graph: Graph, images: dict[str, np.ndarray], *, name: str, config: Config,
-                batch: int = 1, memory_bytes_per_cycle: int | None = None,
-                memory_latency: int = 50, progress: Progress = lambda text: None
-                ) -> dict[str, Any]:
+                memory_bytes_per_cycle: int | None = None, memory_latency: int = 50,
+                progress: Progress = lambda text: None) -> dict[str, Any]:
     """Compile an integer graph, run it on golden model and RTL, and compare main memory.
 
     `images` holds one int8 image an input. Returns what `systolith bench --json` holds.
@@ -115,8 +115,7 @@ def bench_graph(graph: Graph, images: dict[str, np.ndarray], *, name: str, confi
     seconds: dict[str, float] = {}
     progress("compiling")
     begun = time.perf_counter()
-    options = {"batch": batch} if batch != 1 else {}
-    program = compile_graph(graph, config, name=name, **options)
+    program = compile_graph(graph, config, name=name)
     seconds["compile"] = time.perf_counter() - begun
 
     memory = np.zeros(config.memory_size, np.uint8)
@@ -124,8 +123,7 @@ def bench_graph(graph: Graph, images: dict[str, np.ndarray], *, name: str, confi
     for tensor in program.inputs:
         image = images[tensor.name]
         memory[tensor.address:tensor.end] = np.frombuffer(
-            tensor.pack(image.reshape(tensor.shape) if batch == 1 else
-                        np.repeat(image[None], batch, 0).reshape(tensor.shape)), np.uint8)
+            tensor.pack(image.reshape(tensor.shape)), np.uint8)
     start = memory[:program.memory_bytes].tobytes()
     progress("golden model")
     begun = time.perf_counter()
@@ -149,12 +147,12 @@ def bench_graph(graph: Graph, images: dict[str, np.ndarray], *, name: str, confi
         left = device.memory_read(0, program.memory_bytes)
         bit_exact = left == memory[:program.memory_bytes].tobytes()
         marks, counters = device.marks, device.counters
-    return _result(program, name, batch, run.cycles, marks, counters, bit_exact, seconds, {
+    return _result(program, name, run.cycles, marks, counters, bit_exact, seconds, {
         "bytes_per_cycle": memory_bytes_per_cycle or config.memory_bytes_per_beat,
         "latency": memory_latency})
 
 
-def _result(program: Program, name: str, batch: int, cycles: int, marks: Any, counters: Any,
+def _result(program: Program, name: str, cycles: int, marks: Any, counters: Any,
             bit_exact: bool, seconds: dict[str, float], memory: dict[str, int]
             ) -> dict[str, Any]:
     from .hw.ports import Counter
@@ -175,7 +173,7 @@ def _result(program: Program, name: str, batch: int, cycles: int, marks: Any, co
         rows.append(_row(layer, spent, config))
         before = after
     return {
-        "model": name, "config": config.to_dict(), "batch": batch, "memory": memory,
+        "model": name, "config": config.to_dict(), "memory": memory,
         "bit_exact": bit_exact, "layers": rows,
         "total": {"macs": program.macs, "cycles": cycles,
                   "predicted_cycles": program.predicted_cycles,
@@ -229,6 +227,6 @@ def print_bench(console: Console, result: dict[str, Any]) -> None:
         f"{result['onchip_bytes'] / 1024:.0f} KiB on chip; main memory "
         + ("equal to" if result["bit_exact"] else "DIFFERS from") + " the golden model's")
     seconds = result["seconds"]
-    console.print(f"compile {seconds['compile']:.1f} s, golden model {seconds['golden']:.2f} s, RTL "
-                  f"{seconds['rtl']:.1f} s at {result['simulated_cycles_per_second']:,.0f} cycles "
-                  "a second")
+    console.print(f"compile {seconds['compile']:.1f} s, golden model {seconds['golden']:.2f} s, "
+                  f"RTL {seconds['rtl']:.1f} s at "
+                  f"{result['simulated_cycles_per_second']:,.0f} cycles a second")

@@ -7,6 +7,7 @@ machine-readable result. Work is done in the modules named here; this file only 
 import importlib
 import importlib.util
 import json
+import logging
 import sys
 from pathlib import Path
 from typing import Annotated, Any
@@ -131,6 +132,7 @@ def run(program: Annotated[Path, typer.Argument(help="program file")],
     with open_device(device, config=loaded.config) as opened, console.status(f"running {program}"):
         results = opened.run(loaded, images, dequantize=not levels)
         last = opened.last_run
+    assert last is not None
     try:
         np.save(output_file, results)
     except OSError as error:
@@ -172,7 +174,6 @@ def bench(models: Annotated[list[str], typer.Argument(help="named models or MODE
               help="main memory throughput; by default the port's width")] = None,
           memory_latency: Annotated[int, typer.Option(help="cycles")] = 50,
           layers: Annotated[str | None, typer.Option(help="only layers A:B")] = None,
-          batch: Annotated[int, typer.Option(help="images in one program run")] = 1,
           json_file: Json = None) -> None:
     """Cycles, utilization and stalls a layer on RTL, checked against the golden model."""
     from .bench import bench_model, print_bench
@@ -182,8 +183,8 @@ def bench(models: Annotated[list[str], typer.Argument(help="named models or MODE
         with console.status(f"{name}: preparing") as status:
             result = bench_model(
                 name, config=config, memory_bytes_per_cycle=memory_bytes_per_cycle,
-                memory_latency=memory_latency, layers=layers, batch=batch, load=load_model,
-                progress=lambda text, name=name, status=status: status.update(f"{name}: {text}"))
+                memory_latency=memory_latency, layers=layers, load=load_model,
+                progress=status.update)
         print_bench(console, result)
         results.append(result)
     write_json(json_file, results[0] if len(results) == 1 else results)
@@ -242,6 +243,9 @@ def report(source: Annotated[Path, typer.Argument(help="program file, or JSON of
 
 def main() -> None:
     """Entry point: the user's errors become one line on standard error and exit code 1."""
+    # Both warn on import about CUDA libraries and enumerations that nothing here uses.
+    for name in ("torchao", "torch.utils._pytree"):
+        logging.getLogger(name).setLevel(logging.ERROR)
     try:
         code = app(standalone_mode=False)
     except Error as error:

@@ -35,6 +35,7 @@ class CountingCore:
 
     def start(self, base):
         self.left = self.looks
+        self.outcome = (ErrorCode.NONE, Queue.LOAD, 0)
         self.starts.append(base)
 
     def cancel(self):

@@ -47,7 +47,7 @@ class GoldenMachine(Machine):
 
     def crc(self, address: int, length: int) -> int:
         self._check_range(address, length)
-        return zlib.crc32(self.memory[address:address + length])
+        return zlib.crc32(self.memory[address:address + length].tobytes())
 
     def begin(self, base: int, *, watchdog: int | None = None) -> None:
         outcome = self._golden.run(self.memory, base)

@@ -182,8 +182,9 @@ class RangeJob(Job):
 class ReadJob(RangeJob):
     """Bytes of main memory to the host."""
 
-    def __init__(self, address: int, total: int, **options: Callable[[int, int], None] | None):
-        super().__init__(address, total, **options)
+    def __init__(self, address: int, total: int, *,
+                 progress: Callable[[int, int], None] | None = None):
+        super().__init__(address, total, progress=progress)
         self._buffer = bytearray(total)
 
     def _piece(self, offset: int, nbytes: int) -> Piece:
@@ -201,9 +202,9 @@ class WriteJob(RangeJob):
     """Bytes from the host to main memory."""
 
     def __init__(self, address: int, data: bytes | bytearray | memoryview,
-                 **options: Callable[[int, int], None] | None):
+                 progress: Callable[[int, int], None] | None = None):
         self._data = memoryview(data).cast("B")
-        super().__init__(address, len(self._data), **options)
+        super().__init__(address, len(self._data), progress=progress)
 
     def _piece(self, offset: int, nbytes: int) -> Piece:
         return Piece(self, Command.WRITE,

@@ -157,10 +157,10 @@ class Session:
             return self._send_hello(now)
         out = bytearray()
         self._check_timer(now)
-        for piece in self._resend.values():
-            out += self._send(piece, now)
+        for repeated in self._resend.values():
+            out += self._send(repeated, now)
         self._resend.clear()
-        if self._opening:
+        if self._lost_session():
             return bytes(out) + self._send_hello(now)
         while len(self._outstanding) < self._window and (piece := self._next_piece()) is not None:
             piece.sequence, self._next = self._next, (self._next + 1) & 0xFF
@@ -248,6 +248,10 @@ class Session:
 
     # Sending ------------------------------------------------------------------------------------
 
+    def _lost_session(self) -> bool:
+        """Whether a new session is to be opened, asked again after something that may lose it."""
+        return self._opening
+
     def _next_piece(self) -> Piece | None:
         """The next request, if there is one that may be on the way together with the others."""
         if self._outstanding:
@@ -259,9 +263,9 @@ class Session:
             if job.done:
                 self._jobs.popleft()
                 continue
-            for piece in self._outstanding.values():
-                if piece.job is not job and job.must_follow(piece.job):
-                    return None
+            if any(other.job is not job and job.must_follow(other.job)
+                   for other in self._outstanding.values()):
+                return None
             piece = job.take(self._size)
             if piece is not None:
                 return piece
