@@ -16,14 +16,16 @@ __version__ = "0.1.0"
 _LAZY = {
     "quantize": ("systolith.quantizer", "quantize"),
     "SystolithQuantizer": ("systolith.quantizer", "SystolithQuantizer"),
+    "fine_tune_classifier": ("systolith.quantizer", "fine_tune_classifier"),
     "compile": ("systolith.api", "compile"),
-    "reference": ("systolith.reference", "reference"),
+    "reference": ("systolith.integer_reference", "reference"),
     "load": ("systolith.program", "load"),
     "Program": ("systolith.program", "Program"),
     "open": ("systolith.driver", "open"),
 }
 
-__all__ = ["Error", "Program", "SystolithQuantizer", "compile", "errors", "load", "open",
+__all__ = ["Error", "Program", "SystolithQuantizer", "compile", "errors",
+           "fine_tune_classifier", "load", "open",
            "quantize", "reference"]
 
 

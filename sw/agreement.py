@@ -47,7 +47,7 @@ def verify_model(model: Any, example_input: Any, images: Any, *, config: str | C
     from .compiler import compile_graph
     from .importer import import_model
     from .importer.framework import framework_tensors
-    from .reference import execute
+    from .integer_reference import execute
 
     chosen = program.config if program is not None else load_config(config)
     if isinstance(model, Graph):

@@ -77,7 +77,7 @@ def cut(graph: Graph, images: dict[str, np.ndarray],
     `layers` is "A:B" as in a Python slice. The tensors come from the integer reference. Raises
     `InputError` when that is no part of the graph.
     """
-    from .reference import execute
+    from .integer_reference import execute
 
     first, colon, last = layers.partition(":")
     try:

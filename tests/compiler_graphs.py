@@ -7,8 +7,8 @@ from numpy.typing import NDArray
 
 from systolith import graph as g
 from systolith.hw.config import PRESETS, Config
+from systolith.integer_reference import execute
 from systolith.program import Program
-from systolith.reference import execute
 from systolith.sim.golden import Golden
 
 CONFIGS: dict[str, Config] = {

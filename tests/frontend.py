@@ -13,7 +13,7 @@ from torchao.testing.pt2e._xnnpack_quantizer import (
 
 from systolith.graph import Graph
 from systolith.importer.framework import framework_tensors
-from systolith.reference import execute
+from systolith.integer_reference import execute
 
 LAYERS = ("Conv2d", "ConvTranspose2d", "Linear", "Add", "Multiply", "AveragePool", "Requantize")
 

@@ -175,6 +175,7 @@ def test_import_needs_no_torch() -> None:
     import subprocess
     import sys
 
-    code = ("import sys; sys.modules['torch'] = None; import systolith.graph, systolith.integer, "
-            "systolith.reference, systolith.importer, systolith.quantizer, systolith.models")
+    code = ("import sys; sys.modules['torch'] = None; import systolith.graph, "
+            "systolith.integer, systolith.integer_reference, systolith.importer, "
+            "systolith.quantizer, systolith.models")
     subprocess.run([sys.executable, "-c", code], check=True, timeout=60)

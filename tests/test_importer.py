@@ -18,8 +18,8 @@ from frontend import inputs, layer_differences, seeded, xnnpack
 from operators import IMAGE, OPERATORS, Around
 from systolith.graph import AveragePool, Conv2d, MaxPool, Pad, Requantize
 from systolith.importer import import_model
+from systolith.integer_reference import reference
 from systolith.quantizer import quantize
-from systolith.reference import reference
 
 # The PT2E reference graph computes in float32: arithmetic contract, last column of its table.
 ROUNDING = 2e-5
@@ -231,7 +231,7 @@ def test_narrow_activation_range_becomes_bounds() -> None:
     quantized.recompile()
     graph = import_model(quantized, images)
     assert isinstance(graph.nodes[0], Requantize), "the input's range is applied first"
-    from systolith.reference import execute
+    from systolith.integer_reference import execute
 
     extreme = {"x": np.where(images.numpy() > 0, 127, -128).astype(np.int8)}
     for name, values in execute(graph, extreme).items():

@@ -23,8 +23,8 @@ from systolith.graph import Conv2d, Graph, Linear
 from systolith.importer import import_model
 from systolith.importer.builder import Builder
 from systolith.integer import Quantization, bias_report
+from systolith.integer_reference import execute, reference
 from systolith.quantizer import quantize
-from systolith.reference import execute, reference
 
 SOURCE = Quantization(scale=0.02, zero=-11)
 

@@ -17,8 +17,8 @@ from operators import IMAGE, Around
 from systolith.errors import ModelError
 from systolith.importer import import_model, rules
 from systolith.importer.lowering import HANDLERS
+from systolith.integer_reference import reference
 from systolith.quantizer import quantize
-from systolith.reference import reference
 
 # Copying a graph module warns about torch's own code.
 pytestmark = pytest.mark.filterwarnings("ignore:.*LeafSpec:FutureWarning")

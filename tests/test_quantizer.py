@@ -10,6 +10,7 @@ from frontend import inputs, seeded
 from operators import IMAGE
 from systolith.errors import InputError, ModelError
 from systolith.importer import import_model
+from systolith.integer_reference import reference
 from systolith.models.digits import Digits, accuracy, load_data, train
 from systolith.quantizer import SystolithQuantizer, fine_tune_classifier, quantize
 from systolith.quantizer.flow import fold_batch_norm
@@ -20,7 +21,6 @@ from systolith.quantizer.observers import (
     scale_floor,
     snap_scale,
 )
-from systolith.reference import reference
 
 
 @pytest.fixture(scope="module")

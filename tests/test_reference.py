@@ -15,6 +15,7 @@ from systolith.errors import InputError
 from systolith.graph import Graph, TailOperation, TensorType
 from systolith.importer.builder import Builder
 from systolith.integer import Quantization
+from systolith.integer_reference import exact_type, execute, reference
 from systolith.nodes import (
     ChannelShuffle,
     Concat,
@@ -27,7 +28,6 @@ from systolith.nodes import (
     Table,
     Upsample,
 )
-from systolith.reference import exact_type, execute, reference
 from systolith.tail import TAIL_OPERATIONS, linear_arguments, run_tail
 
 Levels = NDArray[np.int8]
