@@ -3,6 +3,7 @@
 from .device import Device
 from .machine import Machine, RunResult
 from .opening import open
+from .pool import DevicePool
 from .records import LayerRun, RunRecord
 
-__all__ = ["Device", "LayerRun", "Machine", "RunRecord", "RunResult", "open"]
+__all__ = ["Device", "DevicePool", "LayerRun", "Machine", "RunRecord", "RunResult", "open"]

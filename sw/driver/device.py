@@ -6,7 +6,7 @@ from typing import Any, Self
 import numpy as np
 from numpy.typing import NDArray
 
-from systolith.errors import DeviceError
+from systolith.errors import DeviceError, Error
 from systolith.hw.protocol import Identity
 from systolith.layout import TensorDescriptor
 from systolith.program import Program
@@ -111,7 +111,17 @@ class Device:
         `InputError` for images that do not fit, `DeviceError` when the device stops with an error,
         `LinkError` when it is lost.
         """
-        levels = input_levels(program, images)
+        outputs = self.run_levels(program, input_levels(program, images), deadline=deadline,
+                                  watchdog=watchdog, progress=progress)
+        return finish_outputs(program, outputs, dequantize)
+
+    def run_levels(self, program: Program, levels: list[NDArray[np.int8]], *,
+                   deadline: float | None = None, watchdog: int | None = None,
+                   progress: Callable[[int, int], None] | None = None) -> list[NDArray[np.int8]]:
+        """Run a batch that is quantized already, one array an input; one array an output.
+
+        Otherwise as `run`.
+        """
         machine = self._machine
         if self._loaded is not program:
             self.load(program)
@@ -119,12 +129,17 @@ class Device:
             deadline = 60.0 + 100.0 * program.predicted_cycles / machine.cycles_per_second
         batch = _Batch(machine, program, levels, deadline, watchdog, progress)
         begun = machine.now()
-        outputs = batch.stream() if self._streaming and batch.can_stream else batch.one_by_one()
+        try:
+            outputs = (batch.stream() if self._streaming and batch.can_stream
+                       else batch.one_by_one())
+        except Error:
+            self._loaded = None  # a run that failed may have written anywhere
+            raise
         seconds = machine.now() - begun
         self.last_run = record(
             program, machine.measurements(), images=batch.images, total_cycles=batch.cycles,
             seconds=seconds, cycles_per_second=machine.cycles_per_second)
-        return finish_outputs(program, outputs, dequantize)
+        return outputs
 
     def selftest(self, program: Program) -> None:
         """Run the program's known-answer vector.

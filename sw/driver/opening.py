@@ -1,8 +1,8 @@
 """From a device's name to a device."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, overload
 
 from systolith.errors import DeviceError, InputError, LinkError, MissingExtraError
 from systolith.hw.config import Config, load_config
@@ -11,6 +11,7 @@ from systolith.hw.protocol import Identity
 from .device import Device
 from .link import Link
 from .machine import LinkMachine, Machine
+from .pool import DevicePool
 from .transport import SerialTransport, TcpTransport, find_port
 
 __all__ = ["open"]
@@ -22,12 +23,23 @@ PROBE_SILENCE = 0.6
 """Seconds that a device gets to answer at each rate."""
 
 
-def open(device: str, *, config: str | Path | Config | None = None, **options: Any) -> Device:
-    """Open a device by name.
+@overload
+def open(device: str, *, config: str | Path | Config | None = None, **options: Any) -> Device: ...
+
+
+@overload
+def open(device: Sequence[str], *, config: str | Path | Config | None = None,
+         **options: Any) -> DevicePool: ...
+
+
+def open(device: str | Sequence[str], *, config: str | Path | Config | None = None,
+         **options: Any) -> Device | DevicePool:
+    """Open a device by name, or several as one.
 
     Parameters
     ----------
     device
+        A name, or a list of names to spread batches over.
         "golden": the golden model in this process. "rtl": the verilated hardware in this process.
         "pty:PATH", "serial:PATH" or "serial:USB-SERIAL-NUMBER", "tcp:HOST:PORT": a device behind
         that port.
@@ -49,6 +61,8 @@ def open(device: str, *, config: str | Path | Config | None = None, **options: A
     InputError
         When the name or an option is none of these.
     """
+    if isinstance(device, list | tuple):
+        return _open_all(device, config, options)
     kind, _, rest = device.partition(":") if isinstance(device, str) else ("", "", "")
     if kind not in _OPENERS or (kind in ("golden", "rtl")) != (not rest):
         raise InputError(f"no device '{device}': use golden, rtl, pty:PATH, serial:PATH or "
@@ -69,6 +83,23 @@ def open(device: str, *, config: str | Path | Config | None = None, **options: A
             machine.close()
             raise
     return Device(machine, streaming=streaming)
+
+
+def _open_all(names: Sequence[str], config: str | Path | Config | None,
+              options: dict[str, Any]) -> DevicePool:
+    if not names:
+        raise InputError("no device is named: give a list of at least one")
+    devices: list[Device] = []
+    try:
+        for name in names:
+            if not isinstance(name, str):
+                raise InputError(f"no device '{name}': a list of devices holds names")
+            devices.append(open(name, config=config, **options))
+    except BaseException:
+        for opened in devices:
+            opened.close()
+        raise
+    return DevicePool(devices)
 
 
 def check_config(machine: Machine, config: Config) -> None:
