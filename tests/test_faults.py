@@ -137,7 +137,7 @@ def rtl_target(device):
 def test_short_campaign_against_rtl():
     verilated = pytest.importorskip("systolith.sim.verilated", reason="needs the simulator")
     with verilated.VerilatedDevice(PRESETS["tiny"], memory_latency=5) as device:
-        target = campaign(rtl_target(device), 1000, 2)
+        target = campaign(rtl_target(device), 1000, 60)
         if target.unsure is None:
             assert device.memory_read(0x1000, 0x3000) == target.shadow[0x1000:]
 
