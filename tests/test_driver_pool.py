@@ -1,5 +1,7 @@
 """Several devices as one."""
 
+import threading
+
 import numpy as np
 import pytest
 
@@ -12,9 +14,24 @@ from systolith.sim.faults import Faults
 from test_driver_device import GoldenBed, expected, images
 
 
+def together(bed, barrier):
+    """Let a device wait in its first run until the others are in theirs."""
+    start = bed.core.start
+
+    def first(base):
+        bed.core.start = start
+        barrier.wait(30)
+        start(base)
+
+    bed.core.start = first
+
+
 def test_batch_is_spread_and_keeps_its_order():
     beds = [GoldenBed(seed=seed) for seed in range(3)]
     program, batch, seen = copy_program(), images(50), []
+    barrier = threading.Barrier(3)
+    for bed in beds:
+        together(bed, barrier)
     with DevicePool([bed.device for bed in beds]) as pool:
         results = pool.run(program, batch, progress=lambda done, total: seen.append((done, total)))
         assert np.array_equal(results, expected(program, batch))
