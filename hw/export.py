@@ -8,6 +8,7 @@ Ports: a member `i` that is a stream becomes `i__payload`, `i__valid`, `i__ready
 join their names with two underscores; structs become one vector; `clk` and `rst` are added.
 """
 
+import gc
 import re
 import subprocess
 import sys
@@ -33,7 +34,15 @@ _MEMORY_WORD = re.compile(r"^    (\S+)\[(\d+)\] = (\S+);$")
 
 def rtlil_text(component: wiring.Component, name: str = "top") -> str:
     """Elaborate `component` into yosys' RTLIL, top module `name`. Deterministic."""
-    return rtlil.convert(component, name=name, emit_src=False)
+    # Elaboration makes millions of objects and little garbage: looking for it would take more than
+    # half of the time.
+    collecting = gc.isenabled()
+    gc.disable()
+    try:
+        return rtlil.convert(component, name=name, emit_src=False)
+    finally:
+        if collecting:
+            gc.enable()
 
 
 def verilog(component: wiring.Component, name: str = "top") -> str:

@@ -81,7 +81,7 @@ def build_library(config: Config, *, trace: bool = False, component: Any = None)
                          "--no-timing"),
         defines=("-DVL_TIME_CONTEXT", f"-DBEAT={config.memory_bytes_per_beat}",
                  f"-DCOUNTERS={(int(counters[1]) + 1) // 32}"),
-        fast_flags=("-O3", "-march=native"), slow_flags=("-O0",)))
+        fast_flags=("-O2",)))
 
 
 def _registered_inputs(verilog: str) -> str:
