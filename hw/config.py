@@ -34,7 +34,7 @@ class Config:
         Channels the post-processor (bias, requantize, clamp) finishes a cycle.
     scratchpad_banks, scratchpad_bank_words
         The activation memory. A bank serves one read and one write a cycle; consecutive addresses
-        lie in one bank.
+        lie in consecutive banks.
     weight_words
         Weight memory, in words of `columns` weights (one row of a tile).
     accumulator_words

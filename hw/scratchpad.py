@@ -19,9 +19,10 @@ WRITE_CLIENTS = ("post", "load")
 class Scratchpad(wiring.Component):
     """`scratchpad_banks` memories of `rows`-byte words, each with one read and one write a cycle.
 
-    Consecutive addresses lie in one bank. In each bank and cycle the reader and the writer of the
-    highest priority are served; the others wait. A read that is accepted after a write sees it; one
-    accepted in the same cycle reads the old word.
+    Consecutive addresses lie in consecutive banks, so that two clients that walk through memory
+    word by word meet once and then run side by side. In each bank and cycle the reader and the
+    writer of the highest priority are served; the others wait. A read that is accepted after a
+    write sees it; one accepted in the same cycle reads the old word.
 
     Nobody waits forever: an instruction makes a finite number of accesses and a program has no
     jumps, so that whoever has priority runs out of accesses, at the latest when its next
@@ -45,13 +46,12 @@ class Scratchpad(wiring.Component):
     def elaborate(self, platform):
         m = Module()
         config = self._config
-        words = config.scratchpad_bank_words
-        word_bits = words.bit_length() - 1
+        bank_bits = config.scratchpad_banks.bit_length() - 1
         readers = [getattr(self, name) for name in READ_CLIENTS]
         writers = [getattr(self, name) for name in WRITE_CLIENTS]
 
         def bank_of(address):
-            return address[word_bits:]
+            return address[:bank_bits]
 
         def serve(requests, addresses):
             """Accept a request unless one of higher priority wants the same bank."""
@@ -67,18 +67,18 @@ class Scratchpad(wiring.Component):
         read_data = []
         for bank in range(config.scratchpad_banks):
             m.submodules[f"bank_{bank}"] = storage = memory.Memory(
-                shape=8 * config.rows, depth=words, init=[])
+                shape=8 * config.rows, depth=config.scratchpad_bank_words, init=[])
             write, read = storage.write_port(granularity=8), storage.read_port()
             read_data.append(read.data)
             # Statements further down win: the lowest priority comes first.
             for reader in reversed(readers):
                 address = reader.request.payload
                 with m.If(reader.request.valid & (bank_of(address) == bank)):
-                    m.d.comb += [read.addr.eq(address[:word_bits]), read.en.eq(1)]
+                    m.d.comb += [read.addr.eq(address[bank_bits:]), read.en.eq(1)]
             for writer in reversed(writers):
                 item = writer.payload
                 with m.If(writer.valid & (bank_of(item.address) == bank)):
-                    m.d.comb += [write.addr.eq(item.address[:word_bits]), write.data.eq(item.data),
+                    m.d.comb += [write.addr.eq(item.address[bank_bits:]), write.data.eq(item.data),
                                  write.en.eq(item.mask)]
 
         for reader in readers:

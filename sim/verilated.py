@@ -15,6 +15,7 @@ import numpy as np
 from systolith.errors import DeviceError, InputError, LinkError
 from systolith.hw.config import Config
 from systolith.hw.isa import ErrorCode, Queue
+from systolith.hw.protocol import Counter
 
 from .build import Model, build, require, verilog_of, verilog_of_config, waveform_format
 
@@ -74,13 +75,16 @@ def build_library(config: Config, *, trace: bool = False, component: Any = None)
         verilog = verilog_of(component)
     counters = re.search(r"output \[(\d+):0\] counters;", verilog)
     assert counters, "the component has no output named counters"
+    count = (int(counters[1]) + 1) // 32
+    retired = [int(counter) for counter in Counter if counter.name.endswith("_RETIRED")
+               and counter < count]
     return build(Model(
         verilog=verilog + _registered_inputs(verilog), top="registered", sources=(_HARNESS,),
         shared=True, trace=trace,
         verilator_flags=("-O3", "--x-assign", "fast", "--x-initial", "fast", "--no-assert",
                          "--no-timing"),
         defines=("-DVL_TIME_CONTEXT", f"-DBEAT={config.memory_bytes_per_beat}",
-                 f"-DCOUNTERS={(int(counters[1]) + 1) // 32}"),
+                 f"-DCOUNTERS={count}", f"-DRETIRED={''.join(f'{index},' for index in retired)}"),
         fast_flags=("-O2",)))
 
 
@@ -298,14 +302,27 @@ class VerilatedDevice:
         """One record an entry of the timestamp log (and beyond the log's end): `cycle` in which it
         was written, and all `counters` in that cycle. The log itself starts anew with every run;
         these records stay until `clear_marks`."""
+        return self._records(self._library.device_marks)
+
+    def _records(self, function: Any) -> np.ndarray:
         layout = np.dtype([("cycle", "<u8"), ("counters", "<u4", (self._library.counters,))],
                           align=True)
         pointer = ctypes.c_void_p()
-        count = self._library.device_marks(self._device, ctypes.byref(pointer))
+        count = function(self._device, ctypes.byref(pointer))
         if not count:
             return np.zeros(0, layout)
         assert pointer.value is not None
         return np.frombuffer(ctypes.string_at(pointer.value, count * layout.itemsize), layout)
+
+    def log_retirements(self, on: bool = True) -> None:
+        """Forget the retirements recorded so far, and record them from now on, or no more."""
+        self._library.device_log(self._device, on)
+
+    @property
+    def retirements(self) -> np.ndarray:
+        """While `log_retirements` is on: a record like those of `marks` for every cycle in which
+        an instruction retired. The counters of retired instructions tell of which queue."""
+        return self._records(self._library.device_retirements)
 
     def clear_marks(self) -> None:
         """Forget the marks recorded so far."""
@@ -325,6 +342,7 @@ def _load(path: Path) -> Any:
             ("link_write", None, [device, ctypes.c_char_p, u64]),
             ("link_read", u64, [device, pointer, u64]), ("link_unsent", u64, [device]),
             ("marks", u64, [device, pointer]), ("clear_marks", None, [device]),
+            ("log", None, [device, u32]), ("retirements", u64, [device, pointer]),
             ("trace", u32, [device, ctypes.c_char_p]), ("counter_count", u32, [])):
         function = getattr(library, f"device_{name}")
         function.restype, function.argtypes = result, arguments

@@ -3,7 +3,8 @@ model.
 
 Cycles run from the start of the program to the last output byte in main memory. Main memory is the
 simulator's: one beat a cycle, read or write, after a fixed latency. Utilization is useful
-multiply-accumulates over cycles times the array's multipliers.
+multiply-accumulates over cycles times the array's multipliers. Which cycles a layer has, and what
+its stalls are, `attribution` says.
 """
 
 import time
@@ -13,9 +14,11 @@ from typing import Any
 import numpy as np
 from rich.console import Console
 
+from .attribution import Measured
 from .errors import DeviceError, InputError
 from .graph import Graph
 from .hw.config import Config, load_config
+from .hw.protocol import Counter
 from .program import Program
 from .summary import layer_table, percent
 
@@ -108,14 +111,14 @@ def bench_graph(graph: Graph, images: dict[str, np.ndarray], *, name: str, confi
 
     `images` holds one int8 image an input. Returns what `systolith bench --json` holds.
     """
-    from .compiler import compile_graph
+    from .compiler.build import compile_schedule
     from .sim.golden import Golden
     from .sim.verilated import VerilatedDevice
 
     seconds: dict[str, float] = {}
     progress("compiling")
     begun = time.perf_counter()
-    program = compile_graph(graph, config, name=name)
+    program, schedule = compile_schedule(graph, config, name=name)
     seconds["compile"] = time.perf_counter() - begun
 
     memory = np.zeros(config.memory_size, np.uint8)
@@ -137,6 +140,7 @@ def bench_graph(graph: Graph, images: dict[str, np.ndarray], *, name: str, confi
     with VerilatedDevice(config, memory_latency=memory_latency,
                          memory_bytes_per_cycle=memory_bytes_per_cycle) as device:
         device.memory_write(0, start)
+        device.log_retirements()
         progress("RTL")
         begun = time.perf_counter()
         run = device.run(0)
@@ -146,81 +150,46 @@ def bench_graph(graph: Graph, images: dict[str, np.ndarray], *, name: str, confi
                               f"{run.error_queue} at {run.error_address:#x}: report this as a bug")
         left = device.memory_read(0, program.memory_bytes)
         bit_exact = left == memory[:program.memory_bytes].tobytes()
-        marks, counters = device.marks, device.counters
-    return _result(program, name, run.cycles, marks, counters, bit_exact, seconds, {
-        "bytes_per_cycle": memory_bytes_per_cycle or config.memory_bytes_per_beat,
-        "latency": memory_latency})
-
-
-def _result(program: Program, name: str, cycles: int, marks: Any, counters: Any,
-            bit_exact: bool, seconds: dict[str, float], memory: dict[str, int]
-            ) -> dict[str, Any]:
-    from .hw.ports import Counter
-
-    if len(marks) != len(program.layers):
-        raise DeviceError(f"the RTL marked {len(marks)} layers and the program has "
-                          f"{len(program.layers)}: report this as a bug")
-    config = program.config
-    rows = []
-    before = np.zeros(len(Counter), np.int64)
-    for index, layer in enumerate(program.layers):
-        # The last layer lasts until its results are in main memory.
-        last = index == len(program.layers) - 1
-        after = (counters if last else marks[index]["counters"]).astype(np.int64)
-        spent = after - before
-        spent[Counter.CYCLES] = (cycles if last else int(after[Counter.CYCLES])) - int(
-            before[Counter.CYCLES])
-        rows.append(_row(layer, spent, config))
-        before = after
+        log, counters = device.retirements, device.counters
+    measured = Measured(config, schedule, log["counters"].astype(np.int64), run.cycles)
     return {
-        "model": name, "config": config.to_dict(), "memory": memory,
-        "bit_exact": bit_exact, "layers": rows,
-        "total": {"macs": program.macs, "cycles": cycles,
+        "model": name, "config": config.to_dict(), "memory": {
+            "bytes_per_cycle": memory_bytes_per_cycle or config.memory_bytes_per_beat,
+            "latency": memory_latency},
+        "bit_exact": bit_exact, "layers": _rows(program, measured),
+        "total": {"macs": program.macs, "cycles": run.cycles,
                   "predicted_cycles": program.predicted_cycles,
-                  "utilization": program.macs / (cycles * config.multipliers),
-                  "bytes": sum(row["bytes"] for row in rows)},
+                  "utilization": program.macs / (run.cycles * config.multipliers),
+                  "bytes": int(counters[Counter.BYTES_READ] + counters[Counter.BYTES_WRITTEN])},
         "onchip_bytes": sum(config.onchip_bytes.values()),
-        "simulated_cycles_per_second": cycles / seconds["rtl"], "seconds": seconds,
+        "simulated_cycles_per_second": run.cycles / seconds["rtl"], "seconds": seconds,
     }
 
 
-def _row(layer: Any, spent: Any, config: Config) -> dict[str, Any]:
-    from .hw.ports import Counter
-
-    cycles = int(spent[Counter.CYCLES])
-    return {
-        "name": layer.name, "op": layer.op, "macs": layer.macs, "cycles": cycles,
-        "predicted_cycles": layer.predicted_cycles,
-        "utilization": layer.macs / (cycles * config.multipliers) if cycles else 0.0,
-        "bytes": int(spent[Counter.BYTES_READ] + spent[Counter.BYTES_WRITTEN]),
-        "stalls": {
-            "array dependency": int(spent[Counter.ARRAY_WAIT]),
-            "array weights": int(spent[Counter.ARRAY_WEIGHT]),
-            "array scratchpad": int(spent[Counter.ARRAY_STALL] - spent[Counter.ARRAY_WEIGHT]),
-            "vector": int(spent[Counter.VECTOR_STALL]),
-            "post": int(spent[Counter.POST_STALL]),
-            "load": int(spent[Counter.LOAD_STALL]),
-            "store": int(spent[Counter.STORE_STALL]),
-        },
-        "active": {queue: int(spent[Counter[f"{queue.upper()}_ACTIVE"]])
-                   for queue in ("load", "array", "vector", "post", "store")},
-    }
+def _rows(program: Program, measured: Measured) -> list[dict[str, Any]]:
+    multipliers = program.config.multipliers
+    cycles, stalls = measured.cycles(), measured.stalls()
+    return [{
+        "name": layer.name, "op": layer.op, "engine": layer.engine, "macs": layer.macs,
+        "cycles": spent, "predicted_cycles": layer.predicted_cycles,
+        "utilization": layer.macs / (spent * multipliers) if spent else 0.0,
+        "bytes": layer.bytes, "stalls": causes,
+    } for layer, spent, causes in zip(program.layers, cycles, stalls, strict=True)]
 
 
 def print_bench(console: Console, result: dict[str, Any]) -> None:
     """Print a bench result: a line a layer, and the total with the memory model."""
     config, total = result["config"], result["total"]
+    causes = list(result["layers"][0]["stalls"])
     console.print(layer_table(
         f"{result['model']} on {config['rows']}x{config['columns']} RTL, memory "
         f"{result['memory']['bytes_per_cycle']} bytes a cycle after "
         f"{result['memory']['latency']} cycles",
-        ("layer", "operation", "MACs", "cycles", "predicted", "off", "utilization", "bytes",
-         "waits", "weights", "scratchpad"),
-        [(row["name"], row["op"], row["macs"], row["cycles"], row["predicted_cycles"],
+        ("layer", "engine", "MACs", "cycles", "predicted", "off", "utilization", "bytes", *causes),
+        [(row["name"], row["engine"], row["macs"], row["cycles"], row["predicted_cycles"],
           percent(row["predicted_cycles"] / row["cycles"] - 1) if row["cycles"] else "",
-          percent(row["utilization"]), row["bytes"], row["stalls"]["array dependency"],
-          row["stalls"]["array weights"], row["stalls"]["array scratchpad"])
-         for row in result["layers"]]))
+          percent(row["utilization"]) if row["macs"] else "", row["bytes"],
+          *(row["stalls"][cause] for cause in causes)) for row in result["layers"]]))
     console.print(
         f"total {total['macs']:,} MACs in {total['cycles']:,} cycles (predicted "
         f"{total['predicted_cycles']:,}): {percent(total['utilization'])} of the array; "

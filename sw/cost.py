@@ -38,9 +38,12 @@ BEGIN = 3
 ISSUE = (1, 0, 1, 0, 2)
 """Cycles between the last work of an instruction and the first of the next, a queue."""
 
-LATENCY = (4, 8, 8, 14, 4)
+LATENCY = (4, 8, 8, 24, 4)
 """Cycles from the last work of an instruction to its retirement, without the array's rows and
 the memory's latency, a queue."""
+
+_VECTOR_RIVALS = 2
+"""Readers that the vector unit gives way to."""
 
 START = 60
 """Cycles from the run command to the first instruction, without the memory's latency."""
@@ -51,17 +54,19 @@ class Estimate:
     """What the model predicts.
 
     `cycles` of the whole run; `marks`, the cycles at which marked instructions retire, in order;
-    `busy` cycles of work of each queue; `beats` moved over the memory port, `fetch_beats` of them
-    for instructions.
+    of each queue `retired`, the cycle in which each instruction does, and `work`, the cycles that
+    each occupies its engine; `beats` moved over the memory port, `fetch_beats` of them for
+    instructions.
     """
 
     cycles: int
     marks: tuple[int, ...]
-    busy: Mapping[Queue, int]
+    retired: Mapping[Queue, Sequence[int]]
+    work: Mapping[Queue, Sequence[int]]
     beats: int
     fetch_beats: int
 
-    def layers(self) -> list[int]:
+    def stages(self) -> list[int]:
         """Cycles between marks; the last goes on to the end of the run."""
         ends = [*self.marks[:-1], self.cycles]
         return [end - begin for begin, end in zip([0, *ends], ends, strict=False)]
@@ -83,6 +88,19 @@ def work_cycles(config: Config, instruction: Instruction) -> int:
         case Fill():
             return instruction.words * instruction.rows * instruction.planes
     return 0
+
+
+def conflict_cycles(config: Config, instruction: Instruction) -> int:
+    """Cycles that an instruction can expect to give way to readers of higher priority.
+
+    While the vector unit works, array and post-processor keep walking through the banks: a new run
+    of words meets one of them with a chance of one bank in all, gives way once, and then stays
+    beside it.
+    """
+    if not isinstance(instruction, Vector) or instruction.reduce:
+        return 0
+    runs = instruction.count_1 * instruction.count_2 * instruction.count_3
+    return -(-runs * _VECTOR_RIVALS // config.scratchpad_banks)
 
 
 def transfer_cycles(config: Config, instruction: Instruction) -> tuple[int, int]:
@@ -150,7 +168,13 @@ class _Model:
         self.lists = [lists[queue] for queue in Queue]
         self.latency = latency
         self.port = START + latency
+        self.arrived = 0  # when everything that was asked for is there
+        self.last = -1  # queue that used the port last
         self.fetch_beats = max(1, INSTRUCTION_BYTES // config.memory_bytes_per_beat)
+        # Every queue is filled first, an instruction after the other.
+        count = sum(min(FETCH_DEPTH, len(items)) for items in self.lists)
+        self.filling = [START + latency + index * (latency + self.fetch_beats)
+                        for index in reversed(range(count))]
         number = len(Queue)
         self.fetched = [START + 2 * latency] * number
         self.issued: list[list[int]] = [[] for _ in range(number)]
@@ -158,9 +182,9 @@ class _Model:
         self.free = [0] * number
         self.left = [0] * number   # beats still to move of the instruction that has begun
         self.slack = [0] * number  # cycles that it takes beyond its beats
-        self.busy = [0] * number
+        self.work: list[list[int]] = [[] for _ in range(number)]
         self.ready: list[int | None] = [None] * number
-        self.beats = self.fetches = 0
+        self.beats = self.fetches = count * self.fetch_beats
         self.marks: list[int] = []
 
     def run(self) -> Estimate:
@@ -170,14 +194,15 @@ class _Model:
             best, chosen = 1 << 62, -1
             for queue in range(len(self.lists)):
                 time = self._time(queue)
-                if time is not None and time < best:
+                # Of two that want the memory port at once, the one that had it last waits.
+                if time is not None and (time < best or (time == best and chosen == self.last)):
                     best, chosen = time, queue
             if chosen < 0:
                 raise ValueError("the program's thresholds cannot all be met")
             remaining -= self._step(best, chosen)
         end = max(times[-1] for times in self.retired)
-        busy = {queue: self.busy[queue] for queue in Queue}
-        return Estimate(end, tuple(self.marks), busy, self.beats, self.fetches)
+        return Estimate(end, tuple(self.marks), dict(zip(Queue, self.retired, strict=True)),
+                        dict(zip(Queue, self.work, strict=True)), self.beats, self.fetches)
 
     def _time(self, queue: int) -> int | None:
         """When the queue's next instruction, or its next burst, can begin."""
@@ -209,36 +234,50 @@ class _Model:
                 self.slack[queue] = cycles - self.left[queue]
                 self.free[queue] = time
                 return 0
+            while self.filling and self.filling[-1] <= time:
+                self.filling.pop()
+                time += self.fetch_beats
             burst = min(self.left[queue], BURST_BEATS)
             self.left[queue] -= burst
             self.port = time + burst
+            self.last = queue
             self.beats += burst
-            self.busy[queue] += burst
             self.free[queue] = time + burst
             if self.left[queue]:
                 return 0
-            time += burst + self.slack[queue]
-            self._retire(queue, index, time, self.latency if queue == Queue.LOAD else 0)
+            cycles = transfer_cycles(self.config, instruction)[1]
+            self.work[queue].append(cycles)
+            done = time + burst + self.slack[queue]
+            if queue == Queue.LOAD:
+                done = self.arrived = max(done + self.latency, self.arrived + cycles)
+            self._retire(queue, index, max(time + burst, done - self.latency), done)
             return 1
-        work = work_cycles(self.config, instruction)
-        self.busy[queue] += work
-        if queue == Queue.ARRAY and work:
+        work = work_cycles(self.config, instruction) + conflict_cycles(self.config, instruction)
+        self.work[queue].append(work)
+        end = done = time + work
+        if isinstance(instruction, Array):
             if time > self.free[queue]:
-                time += self.config.rows  # nothing hides the first tile's way into the array
-            self._retire(queue, index, time + work, self.config.rows)
-        else:
-            self._retire(queue, index, time + work, 0)
+                end += 2  # nothing hides the way of the first weights into the array
+            # The last pass may have fewer pixels than it takes cycles.
+            pixels = instruction.count_0 * instruction.count_1
+            done = end + min(pixels, self.config.rows)
+        elif queue == Queue.LOAD:
+            # What is asked for behind a fill may be on its way while the fill is written.
+            done = self.arrived = max(time, self.arrived) + work
+            end = max(time, done - self.latency)
+        self._retire(queue, index, end, done)
         return 1
 
-    def _retire(self, queue: int, index: int, end: int, more: int) -> None:
+    def _retire(self, queue: int, index: int, end: int, done: int) -> None:
+        """The engine is free at `end`, and the instruction's work done at `done`."""
         instruction = self.lists[queue][index]
         self.free[queue] = end + ISSUE[queue]
         self.issued[queue].append(end)
         last = self.retired[queue][-1] if index else 0
         if isinstance(instruction, End):
-            retired = max(last, end) + 1
+            retired = max(last, done) + 1
         else:
-            retired = max(last + 1, end + LATENCY[queue] + more)
+            retired = max(last + 1, done + LATENCY[queue])
         self.retired[queue].append(retired)
         self.ready[queue] = None
         if instruction.mark:

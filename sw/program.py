@@ -20,24 +20,40 @@ from . import container
 from .errors import ConfigError, ProgramError
 from .layout import TensorDescriptor
 
-__all__ = ["KnownAnswer", "LayerInfo", "Program", "Region", "load"]
+__all__ = ["KnownAnswer", "LayerInfo", "Program", "Region", "Stage", "load"]
 
 
 @dataclass(frozen=True, kw_only=True)
 class LayerInfo:
-    """One layer of the source model, in the order in which the program's marks retire.
+    """One layer of the source model, with what is fused into it.
 
-    `macs` are useful multiply-accumulates, `predicted_cycles` the cost model's estimate, `bytes`
-    what the layer moves between main memory and chip; `output` is the descriptor of its result
-    where that lies in main memory after the run, else None.
+    `engine` is the queue that computes it: "array", "vector" or "post". `predicted_cycles` are the
+    cost model's cycles of that engine (`systolith.attribution` defines them, as measured ones),
+    `macs` useful multiply-accumulates, `bytes` what the layer moves between main memory and chip;
+    `output` is the descriptor of its result where that lies in main memory after the run, else
+    None.
     """
 
     name: str
     op: str
+    engine: str = "array"
     macs: int = 0
     predicted_cycles: int = 0
     bytes: int = 0
     output: TensorDescriptor | None = None
+
+
+@dataclass(frozen=True, kw_only=True)
+class Stage:
+    """Layers `first` up to, not including, `last`, which run into each other and end in one mark.
+
+    Stages are in the order in which their marks retire. `predicted_cycles` is the time from the
+    mark before to this one; the last stage ends with the run.
+    """
+
+    first: int
+    last: int
+    predicted_cycles: int = 0
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -79,8 +95,8 @@ class Program:
         Bytes of main memory in use from address 0: the image, tensors and scratch space.
     inputs, outputs
         Descriptors of the network's inputs and outputs.
-    layers
-        The layers, in the order of the program's marks.
+    layers, stages
+        The layers in the model's order, and what of them the program's marks tell apart.
     tail
         Operations on the dequantized outputs that the driver does in float, as JSON values.
     regions
@@ -104,6 +120,7 @@ class Program:
     inputs: tuple[TensorDescriptor, ...]
     outputs: tuple[TensorDescriptor, ...]
     layers: tuple[LayerInfo, ...] = ()
+    stages: tuple[Stage, ...] = ()
     tail: tuple[Any, ...] = ()
     regions: tuple[Region, ...] = ()
     model: str = ""
@@ -111,7 +128,7 @@ class Program:
     metadata: dict[str, Any] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
-        for name in ("inputs", "outputs", "layers", "tail", "regions"):
+        for name in ("inputs", "outputs", "layers", "stages", "tail", "regions"):
             object.__setattr__(self, name, tuple(getattr(self, name)))
         self._check_image()
         for kind, descriptors in (("input", self.inputs), ("output", self.outputs)):
@@ -122,6 +139,10 @@ class Program:
         for layer in self.layers:
             if layer.output is not None:
                 self._check_tensor(layer.output)
+        for stage in self.stages:
+            if not 0 <= stage.first < stage.last <= len(self.layers):
+                raise ProgramError(f"a stage spans layers {stage.first} to {stage.last} of "
+                                   f"{len(self.layers)}: compile the model again")
         if self.known_answer is not None:
             self._check_answer("input", self.known_answer.inputs, self.inputs)
             self._check_answer("output", self.known_answer.outputs, self.outputs)
@@ -168,7 +189,7 @@ class Program:
     @property
     def predicted_cycles(self) -> int:
         """The cost model's cycles of one image."""
-        return sum(layer.predicted_cycles for layer in self.layers)
+        return sum(stage.predicted_cycles for stage in self.stages)
 
     def check_config(self, config: Config) -> None:
         """Raise `ProgramError` unless the program was compiled for `config`."""
@@ -226,6 +247,7 @@ class Program:
             "outputs": [tensor.to_dict() for tensor in self.outputs],
             "layers": [vars(layer) | {"output": layer.output and layer.output.to_dict()}
                        for layer in self.layers],
+            "stages": [dict(vars(stage)) for stage in self.stages],
             "tail": list(self.tail),
             "regions": [dict(vars(region)) for region in self.regions],
             "model": self.model,
@@ -268,6 +290,8 @@ class Program:
             config=config, image=bytes(parts["image"][2]),
             memory_bytes=reader.take("memory_bytes", int), inputs=inputs, outputs=outputs,
             layers=tuple(_layer(item) for item in reader.take("layers", list)),
+            stages=tuple(_record(Stage, item, _STAGE_FIELDS)
+                         for item in reader.take("stages", list)),
             tail=tuple(reader.take("tail", list)),
             regions=tuple(_record(Region, item, _REGION_FIELDS)
                           for item in reader.take("regions", list)),
@@ -291,7 +315,9 @@ def load(path: str | Path) -> Program:
 
 _LONGEST_MESSAGE = 300
 
-_LAYER_FIELDS = {"name": str, "op": str, "macs": int, "predicted_cycles": int, "bytes": int}
+_LAYER_FIELDS = {"name": str, "op": str, "engine": str, "macs": int, "predicted_cycles": int,
+                 "bytes": int}
+_STAGE_FIELDS: dict[str, type] = {"first": int, "last": int, "predicted_cycles": int}
 _REGION_FIELDS = {"name": str, "memory": str, "address": int, "nbytes": int, "first_layer": int,
                   "last_layer": int}
 

@@ -73,13 +73,20 @@ def _write(path: Path, page: str) -> None:
         raise InputError(f"cannot write {path}: {error.strerror}") from None
 
 
+def _total_cycles(summary: dict[str, Any]) -> int:
+    """Cycles of one image: of a bench, of a run, or as predicted."""
+    if "total" in summary:
+        return int(summary["total"]["cycles"])
+    return int(summary.get("cycles_per_image") or summary["predicted_cycles"])
+
+
 def _page(summary: dict[str, Any], program: Program | None) -> str:
     config = Config.from_dict(summary["config"])
     layers = summary["layers"]
     measured = "cycles" in layers[0]
     key = "cycles" if measured else "predicted_cycles"
     macs = sum(layer["macs"] for layer in layers)
-    cycles = sum(layer[key] for layer in layers)
+    cycles = _total_cycles(summary)
     kind = "measured on the device" if measured else "predicted by the cost model"
     parts = [
         f"<h1>{html.escape(summary['model'] or 'model')} on {config.rows}×{config.columns}</h1>",

@@ -178,4 +178,4 @@ def check(graph: g.Graph, program: Program, seed: int, *, order: int | None = No
             raise AssertionError(
                 f"seed {seed}: tensor {name} {values.shape} differs at {len(wrong)} places, first "
                 f"{first}: {values[first]} for {expected[name][0][first]}")
-    assert len(outcome.marks) == len(program.layers)
+    assert len(outcome.marks) == len(program.stages)

@@ -8,7 +8,7 @@ from systolith.hw.config import PRESETS
 from systolith.hw.isa import End, ErrorCode, Load, Queue, Store, encode, encode_descriptor
 from systolith.hw.protocol import COUNTERS, WATCHDOG_DEFAULT
 from systolith.layout import TensorDescriptor
-from systolith.program import KnownAnswer, LayerInfo, Program
+from systolith.program import KnownAnswer, LayerInfo, Program, Stage
 from systolith.sim.faults import Faults, FaultyTransport, PeerTransport
 from systolith.sim.peer import Peer
 
@@ -101,6 +101,7 @@ def copy_program(config=CONFIG, *, scale=0.5, wrong=False, tail=(), metadata=Non
         config=config, image=image, memory_bytes=0x800,
         inputs=(TensorDescriptor(name="x", address=0x400, **here),),
         outputs=(TensorDescriptor(name="y", address=0x600, **here),),
-        layers=(LayerInfo(name="copy", op="copy", macs=480),), tail=tail,
+        layers=(LayerInfo(name="copy", op="copy", macs=480),),
+        stages=(Stage(first=0, last=1),), tail=tail,
         known_answer=KnownAnswer((values,), (values + np.int8(wrong),)),
         metadata=metadata or {})

@@ -257,5 +257,7 @@ def test_predictions_add_up() -> None:
     graph = NETWORKS["resnet8"](CONFIGS["default"])
     program = compile_graph(graph, CONFIGS["default"])
     assert all(layer.predicted_cycles > 0 for layer in program.layers)
+    array = [layer for layer in program.layers if layer.engine == "array"]
+    assert sum(layer.predicted_cycles for layer in array) == program.predicted_cycles
     least = sum(layer.macs for layer in program.layers) // CONFIGS["default"].multipliers
     assert least < program.predicted_cycles < 2 * least

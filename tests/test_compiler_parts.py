@@ -12,7 +12,7 @@ from systolith.compiler.emitter import Emitter, Memory, Region
 from systolith.compiler.memory import Lifetime, place_all
 from systolith.compiler.units import Unit, order
 from systolith.compiler.views import RingCache, View
-from systolith.cost import FETCH_DEPTH, START, estimate
+from systolith.cost import START, estimate
 from systolith.errors import ModelError, ProgramError
 from systolith.hw.config import PRESETS
 from systolith.hw.isa import (
@@ -66,7 +66,7 @@ def test_marks_are_the_last_posts_of_layers() -> None:
     for layer in (0, 1, 0, 1, 2, 1):
         emitter.layer = layer
         emitter.emit(Post)
-    assert emitter.mark() == [0, 2, 1]
+    assert emitter.mark([0, 1, 2]) == [0, 2, 1]
     assert [i.mark for i in emitter.lists[Queue.POST]] == [0, 0, 1, 0, 1, 1]
 
 
@@ -176,8 +176,8 @@ def _lists(**queues: list[object]) -> dict[Queue, list[object]]:
 def test_array_passes_cost_their_pixels() -> None:
     many = _lists(array=[Array(count_0=10, count_1=10, count_2=9)] * 4)
     few = _lists(array=[Array(count_0=2, count_2=9)] * 4)
-    assert estimate(DEFAULT, many).busy[Queue.ARRAY] == 4 * 900
-    assert estimate(DEFAULT, few).busy[Queue.ARRAY] == 4 * 9 * DEFAULT.rows
+    assert estimate(DEFAULT, many).work[Queue.ARRAY][:-1] == [900] * 4
+    assert estimate(DEFAULT, few).work[Queue.ARRAY][:-1] == [9 * DEFAULT.rows] * 4
 
 
 def test_transfers_share_the_port() -> None:
@@ -185,7 +185,7 @@ def test_transfers_share_the_port() -> None:
     result = estimate(DEFAULT, _lists(load=loads), latency=50)
     fetched = result.fetch_beats
     assert result.beats - fetched == 8 * 512
-    assert fetched == 8 * max(0, 9 - FETCH_DEPTH)
+    assert fetched == 8 * (9 + 4), "every instruction once"
     assert 8 * 512 < result.cycles < 8 * 512 + START + 4 * 50 + fetched
 
 
@@ -193,7 +193,7 @@ def test_thresholds_order_the_estimate() -> None:
     waiting = _lists(array=[Array(count_0=1000)], post=[Post(count_0=16, wait_array=1, mark=1)])
     result = estimate(DEFAULT, waiting)
     assert result.marks[0] > 1000
-    assert sum(result.layers()) == result.cycles
+    assert sum(result.stages()) == result.cycles
     with pytest.raises(ValueError, match="cannot all be met"):
         estimate(DEFAULT, _lists(array=[Array(wait_post=1)], post=[Post(wait_array=1)]))
 

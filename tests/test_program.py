@@ -16,7 +16,7 @@ from systolith.errors import ProgramError
 from systolith.hw.config import PRESETS
 from systolith.hw.isa import encode_descriptor
 from systolith.layout import TensorDescriptor
-from systolith.program import KnownAnswer, LayerInfo, Program, Region, load
+from systolith.program import KnownAnswer, LayerInfo, Program, Region, Stage, load
 
 TINY = PRESETS["tiny"]
 
@@ -35,6 +35,8 @@ def example(**changes):
         "layers": (LayerInfo(name="conv1", op="conv2d", macs=432, predicted_cycles=99, bytes=512),
                    LayerInfo(name="fc", op="linear", macs=1000, predicted_cycles=50,
                              output=result)),
+        "stages": (Stage(first=0, last=1, predicted_cycles=99),
+                   Stage(first=1, last=2, predicted_cycles=50)),
         "tail": ({"op": "softmax", "axis": 1},),
         "regions": (Region(name="logits", memory="main", address=8192, nbytes=12, first_layer=1,
                            last_layer=1),
@@ -64,8 +66,8 @@ def test_save_and_load_give_the_same_program(tmp_path):
     path = tmp_path / "example.systolith"
     program.save(path)
     again = load(path)
-    for name in ("config", "image", "memory_bytes", "inputs", "outputs", "layers", "tail",
-                 "regions", "model", "metadata"):
+    for name in ("config", "image", "memory_bytes", "inputs", "outputs", "layers", "stages",
+                 "tail", "regions", "model", "metadata"):
         assert getattr(again, name) == getattr(program, name), name
     for kind in ("inputs", "outputs"):
         for one, other in zip(getattr(program.known_answer, kind),
@@ -77,7 +79,8 @@ def test_save_and_load_give_the_same_program(tmp_path):
 
 
 def test_programs_without_extras_come_back_too():
-    program = example(layers=(), tail=(), regions=(), known_answer=None, metadata={}, model="")
+    program = example(layers=(), stages=(), tail=(), regions=(), known_answer=None, metadata={},
+                      model="")
     again = Program.from_bytes(program.to_bytes())
     assert again.known_answer is None
     assert again.to_bytes() == program.to_bytes()
@@ -239,6 +242,7 @@ def rechecked(header, body, text):
     (lambda v: v["inputs"][0].update(shape=[1 << 19] * 3), "tensor 'image' ends at byte"),
     (lambda v: v["inputs"].append(v["inputs"][0]), "lacks input 1"),
     (lambda v: v["outputs"].clear(), "tensors that do not belong"),
+    (lambda v: v["stages"][1].update(last=3), "a stage spans layers 1 to 3 of 2"),
     (lambda v: v["layers"].append(3), "something else than records"),
     (lambda v: v["layers"][0].update(macs=1.5), "'macs' is not of type int"),
     (lambda v: v["layers"][0].update(output={"name": "x"}), "tensor descriptor"),

@@ -13,4 +13,4 @@ def test_scratchpad(preset, changes):
     config = PRESETS[preset].replace(**changes)
     run_bench(Scratchpad(config), "benches.scratchpad_bench", parameters={
         "rows": config.rows, "words": config.scratchpad_words,
-        "bank_words": config.scratchpad_bank_words})
+        "banks": config.scratchpad_banks})

@@ -3,7 +3,10 @@
 // cycle in which the log is written.
 // Python calls the functions at the end through ctypes, many cycles at a time.
 //
-// BEAT (bytes), COUNTERS and the model's class Vtop come from the build. Verilator writes a double
+// On request every retirement is logged in the same way, a record for each cycle in which one of
+// the counters RETIRED grew.
+//
+// BEAT (bytes), COUNTERS, RETIRED and the model's class Vtop come from the build. Verilator writes a double
 // underscore in a port's name as ___05F.
 
 #include <cstdint>
@@ -53,6 +56,8 @@ struct Status {
     uint64_t cycle;
     uint32_t busy, error, error_queue, error_address, fault;
 };
+
+constexpr int kRetired[] = {RETIRED -1};
 
 enum Stop : uint32_t { kStopIdle = 1, kStopBytes = 2 };
 enum Fault : uint32_t { kNoFault, kBadRead, kBadWrite };
@@ -104,13 +109,27 @@ struct Device {
         dump(1);
     }
 
+    void append(std::vector<Mark>& log) {
+        log.emplace_back();
+        log.back().cycle = cycle;
+        get(top->counters, reinterpret_cast<uint8_t*>(log.back().counters), 4 * COUNTERS);
+    }
+
+    bool retires() {
+        uint32_t now[COUNTERS];
+        get(top->counters, reinterpret_cast<uint8_t*>(now), sizeof now);
+        bool grew = false;
+        for (const int* index = kRetired; *index >= 0; ++index) {
+            grew |= now[*index] > retired[*index];
+            retired[*index] = now[*index];
+        }
+        return grew;
+    }
+
     void sample() {
         Vtop& t = *top;
-        if (t.mark) {
-            marks.emplace_back();
-            marks.back().cycle = cycle;
-            get(t.counters, reinterpret_cast<uint8_t*>(marks.back().counters), 4 * COUNTERS);
-        }
+        if (t.mark) append(marks);
+        if (logging && retires()) append(retirements);
         if (now.offer && t.rx___05Fready) {
             received.pop_front();
             receive_due = cycle + options.link_cycles_per_byte;
@@ -212,10 +231,11 @@ struct Device {
     std::unique_ptr<Vtop> top;
     MainMemory memory;
     std::deque<uint8_t> received, sent;
-    std::vector<Mark> marks;
+    std::vector<Mark> marks, retirements;
+    uint32_t retired[COUNTERS] = {};
     uint64_t cycle = 0, receive_due = 0, send_due = 0, random;
     uint32_t fault = kNoFault;
-    bool resetting = false, starting = false, cancelling = false;
+    bool resetting = false, starting = false, cancelling = false, logging = false;
     struct {
         bool reset = true, offer = false, listen = false, beat = false, memory = false,
              start = false;
@@ -282,6 +302,15 @@ uint64_t device_marks(Device* device, const Mark** marks) {
 }
 uint32_t device_counter_count() { return COUNTERS; }
 void device_clear_marks(Device* device) { device->marks.clear(); }
+void device_log(Device* device, uint32_t on) {
+    device->logging = on;
+    device->retirements.clear();
+    std::memset(device->retired, 0, sizeof device->retired);
+}
+uint64_t device_retirements(Device* device, const Mark** retirements) {
+    *retirements = device->retirements.data();
+    return device->retirements.size();
+}
 uint32_t device_trace(Device* device, const char* path) {
     device->close_trace();
     return path ? device->open_trace(path) : 1;

@@ -4,18 +4,19 @@ from dataclasses import asdict
 from functools import partial
 from typing import Any
 
+from systolith.attribution import Schedule, layer_bytes, predicted_cycles
 from systolith.cost import estimate
 from systolith.graph import Graph
 from systolith.hw.config import Config
 from systolith.hw.isa import DESCRIPTOR_BYTES, INSTRUCTION_BYTES, Queue, encode, encode_descriptor
 from systolith.layout import TensorDescriptor
-from systolith.program import LayerInfo, Program, Region
+from systolith.program import LayerInfo, Program, Region, Stage
 
 from . import memory, rules
 from .blocked import Blocked, Pixels
 from .emitter import Emitter
 from .finish import MainTensor
-from .ir import Lowered, Operation
+from .ir import Lowered, Matrix, Operation, Window
 from .lower import lower
 from .pack import Image
 from .packing import pack_inputs
@@ -26,7 +27,7 @@ from .tiles import Tiler
 from .units import Recorder, Unit, order
 from .views import View
 
-__all__ = ["compile_graph"]
+__all__ = ["compile_graph", "compile_schedule"]
 
 
 def compile_graph(graph: Graph, config: Config, *, name: str = "model",
@@ -50,6 +51,12 @@ def compile_graph(graph: Graph, config: Config, *, name: str = "model",
     ModelError
         Naming the layer and the rule that it breaks, or the memory that is too small.
     """
+    return compile_schedule(graph, config, name=name, observe=observe)[0]
+
+
+def compile_schedule(graph: Graph, config: Config, *, name: str = "model",
+                     observe: bool = False) -> tuple[Program, Schedule]:
+    """The same, with the instructions and the layers that they belong to."""
     rules.check_arithmetic(graph, config)
     lowered = lower(graph, config)
     separate_paddings(lowered, config)
@@ -63,12 +70,18 @@ def compile_graph(graph: Graph, config: Config, *, name: str = "model",
         plans.append(improved)
     # The planner's costs are rough: the cost model of whole programs has the last word.
     return min((_Build(graph, lowered, config, name, observe, plan).program() for plan in plans),
-               key=lambda program: program.predicted_cycles)
+               key=lambda result: result[0].predicted_cycles)
 
 
 def _run_blocked(lowered: Lowered, tensors: dict[str, MainTensor | Pixels],
                  operation: Operation, tiler: Tiler) -> None:
     Blocked(tiler, lowered, tensors).run(operation)
+
+
+def _engine(operation: Operation) -> Queue:
+    if isinstance(operation, Matrix):
+        return Queue.ARRAY
+    return Queue.VECTOR if isinstance(operation, Window) else Queue.POST
 
 
 class _Build:
@@ -84,8 +97,10 @@ class _Build:
         self.addresses: dict[str, int] = {}
         self.tensor_bytes = 0
         self.lives: list[memory.Lifetime] = []
+        self.stages = [index for index, planned in enumerate(plan.segments)
+                       for _ in planned.segment.operations]
 
-    def program(self) -> Program:
+    def program(self) -> tuple[Program, Schedule]:
         tensors = self._tensors()
         units = self._units(tensors)
         main_words = self.tensor_bytes // self.config.rows
@@ -106,12 +121,13 @@ class _Build:
         units: list[Unit] = []
         for index, planned in enumerate(self.plan.segments):
             operation = planned.segment.operations[0]
+            first = self.stages.index(index)
             if planned.blocked:
                 # Everything at once: its blocks come and go through the whole scratchpad.
                 units.append(Unit(Queue.ARRAY, partial(
-                    _run_blocked, self.lowered, tensors, operation), index, alone=True))
+                    _run_blocked, self.lowered, tensors, operation), first, alone=True))
             else:
-                SegmentUnits(self.config, self.lowered, tensors, planned.segment, index,
+                SegmentUnits(self.config, self.lowered, tensors, planned.segment, first,
                              self._views(planned), planned.stored, units).run()
         return units
 
@@ -173,8 +189,8 @@ class _Build:
 
     # The image ----------------------------------------------------------------------------------
 
-    def _assemble(self, emitter: Emitter) -> Program:
-        marked = emitter.mark()
+    def _assemble(self, emitter: Emitter) -> tuple[Program, Schedule]:
+        marked = emitter.mark(self.stages)
         lists = [len(emitter.lists[queue]) + 1 for queue in Queue]
         starts, address = [], self.image.size
         for count in lists:
@@ -185,18 +201,26 @@ class _Build:
         if total > self.config.memory_size:
             raise rules.too_much_memory(self.name, total, self.config)
         emitter.finish(base)
-        predicted = estimate(self.config, emitter.lists).layers()
+        operations = [operation for planned in self.plan.segments
+                      for operation in planned.segment.operations]
+        schedule = Schedule(emitter.lists, emitter.layers, [_engine(item) for item in operations])
+        predicted = estimate(self.config, emitter.lists)
         code = b"".join(encode(instruction) for queue in Queue
                         for instruction in emitter.lists[queue])
         constants = self.image.tobytes()[DESCRIPTOR_BYTES:]
         image = encode_descriptor(self.config.hash32, tuple(starts)) + constants + code
-        return Program(
+        program = Program(
             config=self.config, image=image, memory_bytes=total,
             inputs=tuple(self._descriptor(name, base) for name in self.lowered.inputs),
             outputs=tuple(self._descriptor(self.lowered.aliases[name], base, name)
                           for name in self.graph.outputs),
-            layers=tuple(self._layer(self.plan.segments[index], base, cycles)
-                         for index, cycles in zip(marked, predicted, strict=True)),
+            layers=tuple(map(partial(self._layer, base), operations,
+                             predicted_cycles(schedule, predicted),
+                             layer_bytes(schedule, self.config))),
+            stages=tuple(Stage(first=self.stages.index(index),
+                               last=self.stages.index(index) + self.stages.count(index),
+                               predicted_cycles=cycles)
+                         for index, cycles in zip(marked, predicted.stages(), strict=True)),
             tail=tuple(asdict(operation) for operation in self.graph.tail),
             regions=(Region(name="descriptor and constants", memory="main", address=0,
                             nbytes=self.image.size),
@@ -211,15 +235,13 @@ class _Build:
             metadata={"instructions": {queue.name.lower(): count
                                        for queue, count in zip(Queue, lists, strict=True)},
                       "results": list(self.graph.results)})
+        return program, schedule
 
-    def _layer(self, planned: Planned, base: int, cycles: int) -> LayerInfo:
-        """A segment as one line of the reports: its operations run into each other."""
-        operations = planned.segment.operations
-        last = operations[-1].output
+    def _layer(self, base: int, operation: Operation, cycles: int, moved: int) -> LayerInfo:
         output = None
-        if last in self.lowered.outputs or (self.observe and last in self.graph.tensors):
-            output = self._descriptor(last, base)
-        return LayerInfo(name=" > ".join("+".join(operation.names) for operation in operations),
-                         op=" > ".join(operation.op for operation in operations),
-                         macs=sum(operation.macs for operation in operations),
-                         predicted_cycles=cycles, output=output)
+        if operation.output in self.lowered.outputs or (
+                self.observe and operation.output in self.graph.tensors):
+            output = self._descriptor(operation.output, base)
+        return LayerInfo(name="+".join(operation.names), op=operation.op,
+                         engine=_engine(operation).name.lower(), macs=operation.macs,
+                         predicted_cycles=cycles, bytes=moved, output=output)

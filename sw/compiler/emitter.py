@@ -150,10 +150,13 @@ class Emitter:
             wait_store=waits[4], **fields))
         self.layers[queue].append(self.layer)
 
-    def mark(self) -> list[int]:
-        """Mark the last POST of each layer; returns the layers in the order of their marks."""
-        last = {layer: index for index, layer in enumerate(self.layers[Queue.POST])}
-        order = sorted(last, key=lambda layer: last[layer])
+    def mark(self, stages: Sequence[int]) -> list[int]:
+        """Mark the last POST of each stage; returns the stages in the order of their marks.
+
+        `stages` holds the stage of every layer.
+        """
+        last = {stages[layer]: index for index, layer in enumerate(self.layers[Queue.POST])}
+        order = sorted(last, key=lambda stage: last[stage])
         instructions = self.lists[Queue.POST]
         for index in last.values():
             instructions[index] = replace(instructions[index], mark=1)

@@ -438,11 +438,9 @@ def _blocked_residents(planner: _Planner, segments: list[Planned]) -> set[str]:
 def _place(planner: _Planner, segments: list[Planned]) -> set[str]:
     """Give every ring its address; returns features to spill when they do not fit.
 
-    Best is a bank for each, so that engines never ask one bank for two words, and a place that the
-    next segment does not use at once.
+    Best is a place that the next segment does not use at once.
     """
-    bank = planner.config.scratchpad_bank_words
-    for alignment, slack in ((bank, 1), (bank, 0), (1, 1), (1, 0)):
+    for slack in (1, 0):
         lifetimes = []
         for index, planned in enumerate(segments):
             for name, capacity in planned.capacities.items():
@@ -457,7 +455,7 @@ def _place(planner: _Planner, segments: list[Planned]) -> set[str]:
             if inside:
                 lifetimes.append(Lifetime(name, planner.words[name], inside[0],
                                           inside[-1] + slack))
-        addresses, size = place_all(lifetimes, alignment)
+        addresses, size = place_all(lifetimes, 1)
         if size <= planner.config.scratchpad_words:
             for index, planned in enumerate(segments):
                 planned.bases = {name: addresses[name if name in planned.segment.whole

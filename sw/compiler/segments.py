@@ -28,8 +28,8 @@ class SegmentUnits:
         As for `Blocked`.
     segment
         What to do.
-    layer
-        Its number.
+    first
+        Number of its first layer: each of its operations is one.
     views
         Buffers by feature.
     stored
@@ -39,13 +39,14 @@ class SegmentUnits:
     """
 
     def __init__(self, config: Config, lowered: Lowered,
-                 tensors: dict[str, MainTensor | Pixels], segment: Segment, layer: int,
+                 tensors: dict[str, MainTensor | Pixels], segment: Segment, first: int,
                  views: dict[str, View], stored: set[str], units: list[Unit]):
         self.config = config
         self.lowered = lowered
         self.tensors = tensors
         self.segment = segment
-        self.layer = layer
+        self.layers = {operation.output: first + index
+                       for index, operation in enumerate(segment.operations)}
         self.views = views
         self.stored = stored
         self.units = units
@@ -54,9 +55,16 @@ class SegmentUnits:
         """Collect the whole segment."""
         Walk(self.segment, self).run()
 
-    def _add(self, engine: Queue, run: Callable[[Tiler], None], drains: int | None = None) -> int:
-        self.units.append(Unit(engine, run, self.layer, drains=drains))
+    def _add(self, engine: Queue, run: Callable[[Tiler], None], feature: str,
+             drains: int | None = None) -> int:
+        """A unit for the layer that makes `feature`."""
+        self.units.append(Unit(engine, run, self.layers[feature], drains=drains))
         return len(self.units) - 1
+
+    def _reader(self, feature: str) -> str:
+        """What the segment's first operation that reads `feature` makes, or `feature` itself."""
+        return next((operation.output for operation in self.segment.operations
+                     if feature in operation.inputs), feature)
 
     # Sink ---------------------------------------------------------------------------------------
 
@@ -78,7 +86,8 @@ class SegmentUnits:
     def _fill(self, feature: str, groups: tuple[int, int], rows: tuple[int, int],
               columns: tuple[int, int]) -> None:
         view, value = self.views[feature], self.segment.extents[feature].pad_value
-        self._add(Queue.LOAD, lambda tiler: fill(tiler.emitter, view, value, groups, rows, columns))
+        self._add(Queue.LOAD, lambda tiler: fill(tiler.emitter, view, value, groups, rows, columns),
+                  self._reader(feature))
 
     def pad(self, feature: str, top: int, bottom: int) -> None:
         """Fill whole rows."""
@@ -98,7 +107,7 @@ class SegmentUnits:
             else:
                 load(tiler.emitter, tensor, view, (0, tensor.groups), (top, bottom), columns)
 
-        self._add(Queue.LOAD, run)
+        self._add(Queue.LOAD, run, self._reader(feature))
 
     def compute(self, operation: Operation, top: int, bottom: int,
                 ahead: Callable[[], None]) -> None:
@@ -134,7 +143,8 @@ class SegmentUnits:
         if not words or (groups[1] < tensor.groups and words < STORE_WORDS and not wrapped):
             return first
         self._add(Queue.STORE, lambda tiler: store(
-            tiler.emitter, tensor, view, groups, (tile.top, tile.bottom), (tile.left, tile.right)))
+            tiler.emitter, tensor, view, groups, (tile.top, tile.bottom), (tile.left, tile.right)),
+            operation.output)
         return groups[1]
 
     def _residual(self, operation: Operation) -> View | None:
@@ -172,7 +182,8 @@ class SegmentUnits:
                 post(tiler, operation, number, tile, destination, slot=slot, operand_b=operand)
             tiler.release(Queue.ARRAY, slot)
 
-        self._add(Queue.POST, finish, self._add(Queue.ARRAY, accumulate))
+        self._add(Queue.POST, finish, operation.output,
+                  self._add(Queue.ARRAY, accumulate, operation.output))
 
     def _words(self, operation: Operation, tile: Tile) -> None:
         pending = 0
@@ -198,7 +209,8 @@ class SegmentUnits:
             post(tiler, operation, group, tile, destination, slot=slot, operand_b=operand)
             tiler.release(Queue.VECTOR, slot)
 
-        self._add(Queue.POST, finish, self._add(Queue.VECTOR, accumulate))
+        self._add(Queue.POST, finish, operation.output,
+                  self._add(Queue.VECTOR, accumulate, operation.output))
 
     def _point(self, operation: Point, group: int, tile: Tile) -> None:
         source, destination = self.views[operation.sources[0].feature], self.views[operation.output]
@@ -206,7 +218,8 @@ class SegmentUnits:
         if operation.product:
             operand = self.views[operation.sources[1].feature]
         self._add(Queue.POST, lambda tiler: post(
-            tiler, operation, group, tile, destination, operand_a=source, operand_b=operand))
+            tiler, operation, group, tile, destination, operand_a=source, operand_b=operand),
+            operation.output)
 
     def _total(self, operation: Window) -> None:
         source, destination = self.views[operation.sources[0].feature], self.views[operation.output]
@@ -231,5 +244,6 @@ class SegmentUnits:
             post_total(tiler, operation, groups, slot, destination)
             tiler.release(Queue.VECTOR, slot)
 
-        self._add(Queue.POST, finish, self._add(Queue.VECTOR, accumulate))
+        self._add(Queue.POST, finish, operation.output,
+                  self._add(Queue.VECTOR, accumulate, operation.output))
         return self._store(operation, groups[1], Tile(0, 1, 0, 1), pending)

@@ -12,7 +12,8 @@ __all__ = ["LayerRun", "RunRecord", "record"]
 
 @dataclass(frozen=True, kw_only=True)
 class LayerRun:
-    """One layer of the last image: when its mark retired and what it cost.
+    """One stage of the last image (a layer, or several that run into each other): when its mark
+    retired and what it cost.
 
     `begin` and `end` are core cycles since the run began; `active` are the cycles in which the
     array took a pixel; `utilization` is useful MACs over cycles times multipliers.
@@ -29,7 +30,7 @@ class LayerRun:
 
     @property
     def cycles(self) -> int:
-        """Cycles from the mark of the layer before to this layer's."""
+        """Cycles from the mark of the stage before to this one's."""
         return self.end - self.begin
 
 
@@ -81,12 +82,15 @@ def record(program: Program, measured: Measurements, *, images: int, total_cycle
 def _layers(program: Program, measured: Measurements) -> tuple[LayerRun, ...]:
     layers = []
     before = (0, 0)
-    # A log shorter than the network gives its first layers.
-    for layer, entry in zip(program.layers, measured.timestamps, strict=False):
+    # A log shorter than the network gives its first stages.
+    for stage, entry in zip(program.stages, measured.timestamps, strict=False):
+        members = program.layers[stage.first:stage.last]
+        macs = sum(layer.macs for layer in members)
         layers.append(LayerRun(
-            name=layer.name, op=layer.op, macs=layer.macs, begin=before[0], end=entry[0],
-            active=entry[1] - before[1], predicted_cycles=layer.predicted_cycles,
-            utilization=_utilization(layer.macs, entry[0] - before[0], program.config)))
+            name=" > ".join(layer.name for layer in members),
+            op=" > ".join(layer.op for layer in members), macs=macs, begin=before[0],
+            end=entry[0], active=entry[1] - before[1], predicted_cycles=stage.predicted_cycles,
+            utilization=_utilization(macs, entry[0] - before[0], program.config)))
         before = entry
     return tuple(layers)
 

@@ -14,7 +14,7 @@ class Clients(Agent):
     def __init__(self, bench):
         parameters = bench.parameters
         self.bench, self.bytes = bench, parameters["rows"]
-        self.words, self.bank_words = parameters["words"], parameters["bank_words"]
+        self.words, self.banks = parameters["words"], parameters["banks"]
         self.memory = [None] * self.words
         self.layout = data.StructLayout({"address": range(self.words), "data": 8 * self.bytes,
                                          "mask": self.bytes})
@@ -31,9 +31,9 @@ class Clients(Agent):
                                else f"{name}__{part}")
 
     def address(self):
-        """Neighbourhoods of all banks, written first, so that clients meet."""
-        bank = self.bench.random.randrange(self.words // self.bank_words)
-        return bank * self.bank_words + self.bench.random.choice((0, 1, self.bank_words - 1))
+        """A few words of all banks, so that clients meet."""
+        first = self.bench.random.choice((0, 1, self.words // self.banks - 1)) * self.banks
+        return first + self.bench.random.randrange(self.banks)
 
     def drive(self):
         for name, request in self.requests.items():
@@ -70,7 +70,7 @@ class Clients(Agent):
                 if request is None:
                     continue
                 address = request if name in READ_CLIENTS else request[0]
-                bank = address // self.bank_words
+                bank = address % self.banks
                 ready = bool(int(self.stream(name, "ready").value))
                 assert ready == (bank not in busy), f"{name} (seed {self.bench.seed})"
                 busy.add(bank)

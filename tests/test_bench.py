@@ -1,0 +1,64 @@
+"""Whole networks on the verilated RTL: equal to the golden model, in a known number of cycles.
+
+Cycles are deterministic. A change of gateware or compiler that moves them changes them here, where
+it can be seen; the limits below are the project's goals and stay.
+"""
+
+import pytest
+
+from compiler_graphs import Builder
+from compiler_networks import NETWORKS
+from systolith.bench import bench_graph
+from systolith.hw.config import PRESETS
+
+
+def measure(graph, config, seed=1, **options):
+    """Bench a random graph on a random image, and check what must hold for every bench."""
+    import numpy as np
+
+    rng = np.random.default_rng(seed)
+    images = {name: rng.integers(-128, 128, graph.tensors[name].shape).astype(np.int8)
+              for name in graph.inputs}
+    result = bench_graph(graph, images, name="test", config=config, **options)
+    check(result)
+    return result
+
+
+def check(result):
+    assert result["bit_exact"]
+    rows, total = result["layers"], result["total"]
+    assert sum(row["macs"] for row in rows) == total["macs"]
+    array = [row for row in rows if row["engine"] == "array"]
+    assert sum(row["cycles"] for row in array) == total["cycles"]
+    assert sum(row["predicted_cycles"] for row in array) == total["predicted_cycles"]
+    for row in array:
+        stalls = sum(row["stalls"].values())
+        assert 0 <= stalls <= row["cycles"], row
+        assert row["utilization"] <= 1.02, row
+
+
+def large_layer(config):
+    """A layer of which weights, input and output are each larger than every memory of `tiny`."""
+    b = Builder(3, config, (40, 24, 20))
+    b.conv("x", 36, (3, 3), padding=(1, 1, 1, 1))
+    return b.graph()
+
+
+@pytest.mark.parametrize("preset", ("tiny", "default"))
+def test_the_same_layer_on_tiny_and_default(preset):
+    config = PRESETS[preset]
+    graph = large_layer(config)
+    tiny = PRESETS["tiny"]
+    [layer] = graph.nodes
+    memories = max(tiny.onchip_bytes.values())
+    assert min(layer.weight.size, 40 * 24 * 20, 36 * 24 * 20) > memories
+    measure(graph, config, memory_latency=7 if preset == "tiny" else 50)
+
+
+@pytest.mark.parametrize(("network", "cycles"), (("resnet8", 52_984), ("dscnn", 13_140)))
+def test_cycles_of_small_networks(network, cycles):
+    config = PRESETS["default"]
+    result = measure(NETWORKS[network](config), config)
+    assert result["total"]["cycles"] == cycles
+    for row in result["layers"]:
+        assert abs(row["predicted_cycles"] - row["cycles"]) <= 0.03 * row["cycles"] + 20, row
