@@ -7,15 +7,7 @@ from amaranth.lib.wiring import In, Out
 from .config import Config
 from .ports import MAX_BURST_BEATS, MemoryReadSignature, memory_write_signature
 
-__all__ = ["MemoryArbiter", "RoundRobin", "outstanding_requests"]
-
-
-def outstanding_requests(config: Config) -> int:
-    """Read requests that may wait for their data: enough for the latency of large memories.
-
-    Small configurations have small memories on the chip, and no room for deep queues.
-    """
-    return {4: 4, 8: 16}.get(config.rows, 32)
+__all__ = ["MemoryArbiter", "RoundRobin"]
 
 
 class RoundRobin:
@@ -75,7 +67,7 @@ class MemoryArbiter(wiring.Component):
             if not 1 <= value <= 8:
                 raise ValueError(f"{name} must be between 1 and 8, not {value}")
         self._config = config
-        self._depth = outstanding_requests(config)
+        self._depth = config.outstanding_reads
         read, write = MemoryReadSignature(config), memory_write_signature(config)
         super().__init__({
             "readers": In(read).array(readers),

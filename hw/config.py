@@ -163,6 +163,13 @@ class Config:
         return 16 * self.lanes
 
     @property
+    def outstanding_reads(self) -> int:
+        """Read requests of main memory that may wait for their data: enough for the latency of
+        large memories. Small configurations have memory on the chip, and no room for deep queues.
+        """
+        return {4: 4, 8: 16}.get(self.rows, 32)
+
+    @property
     def multipliers(self) -> int:
         """Multipliers of the array, which utilization is measured against."""
         return self.rows * self.columns

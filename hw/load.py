@@ -5,7 +5,6 @@ from amaranth.lib import data, fifo, stream, wiring
 from amaranth.lib.wiring import In, Out
 
 from .align import Packer, word_layout
-from .arbiter import outstanding_requests
 from .config import Config
 from .isa import LoadTarget
 from .load_request import LOAD_LAYOUT, ROW_LAYOUT, LoadRequester, chunk_layout
@@ -23,9 +22,9 @@ class LoadMover(wiring.Component):
     """Executes LOAD and FILL (`systolith.hw.isa`).
 
     Requests run ahead of the data, across rows and instructions, as far as `LOAD_WINDOW_BEATS` and
-    `outstanding_requests` allow. Data moves at a beat or a word a cycle, whichever is less; each
-    chunk reads the beats that it touches, and a fill writes a word a cycle. Words that are wider
-    than `rows` bytes are written in parts of `rows` bytes, narrower ones cost a cycle each.
+    `Config.outstanding_reads` allow. Data moves at a beat or a word a cycle, whichever is less;
+    each chunk reads the beats that it touches, and a fill writes a word a cycle. Words that are
+    wider than `rows` bytes are written in parts of `rows` bytes, narrower ones cost a cycle each.
 
     Every address is checked before the chunk it belongs to is asked for. Errors: DECODE for a
     target that does not exist, LENGTH for a count of zero, ADDRESS for bytes outside of main memory
@@ -54,7 +53,7 @@ class LoadMover(wiring.Component):
     def elaborate(self, platform):
         m = Module()
         config = self._config
-        depth = outstanding_requests(config)
+        depth = config.outstanding_reads
         m.submodules.requester = requester = LoadRequester(config)
         m.submodules.pieces = pieces = _Pieces(config)
         m.submodules.packer = packer = Packer(config.memory_bytes_per_beat, config.rows)

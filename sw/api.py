@@ -17,7 +17,7 @@ __all__ = ["compile"]
 
 
 def compile(model: Any, example_input: Any = None, *, config: str | Path | Config = "default",
-            bias: str | None = None, name: str | None = None) -> "Program":
+            bias: str | None = None, name: str | None = None, batch: int = 1) -> "Program":
     """Compile a quantized model into a program.
 
     Parameters
@@ -35,12 +35,16 @@ def compile(model: Any, example_input: Any = None, *, config: str | Path | Confi
         drops it (arithmetic contract, bias modes). By default the configuration's.
     name
         The model's name in reports; by default its class.
+    batch
+        Images that one run computes side by side, for networks of linear layers, whose weights
+        are then fetched once for all of them. Any number of images can be run in either case.
 
     Raises
     ------
     systolith.Error
         Naming the layer and the reason when the model cannot be imported or does not fit.
     """
+    from .batching import side_by_side
     from .compiler import compile_graph
     from .graph import Graph
 
@@ -59,8 +63,10 @@ def compile(model: Any, example_input: Any = None, *, config: str | Path | Confi
                              multiplier_bits=chosen.multiplier_bits)
     if name is None:
         name = Path(model).stem if isinstance(model, str | Path) else type(model).__name__
+    if batch != 1:
+        graph = side_by_side(graph, batch)
     program = compile_graph(graph, chosen, name=name)
-    return replace(program, known_answer=known_answer(graph))
+    return replace(program, batch=batch, known_answer=known_answer(graph))
 
 
 def known_answer(graph: "Graph") -> "KnownAnswer":

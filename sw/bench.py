@@ -15,6 +15,7 @@ import numpy as np
 from rich.console import Console
 
 from .attribution import Measured
+from .batching import side_by_side
 from .errors import DeviceError, InputError
 from .graph import Graph
 from .hw.config import Config, load_config
@@ -29,13 +30,14 @@ Progress = Callable[[str], None]
 
 def bench_model(name: str, *, config: str | Config = "default",
                 memory_bytes_per_cycle: int | None = None, memory_latency: int = 50,
-                layers: str | None = None,
+                layers: str | None = None, batch: int = 1,
                 load: Callable[[str], tuple[Any, Any]] | None = None,
                 progress: Progress = lambda text: None) -> dict[str, Any]:
     """Measure a named model (`systolith.models.MODELS`) or any MODEL of the command line.
 
     `memory_bytes_per_cycle` widens the memory port where it exceeds the configuration's. `layers`
-    is "A:B", indices of the integer graph's operations. Raises `systolith.Error` for what cannot be
+    is "A:B", indices of the integer graph's operations; `batch` images are computed side by side,
+    where the network allows it. Raises `systolith.Error` for what cannot be
     found, imported or compiled.
     """
     from . import models
@@ -57,6 +59,10 @@ def bench_model(name: str, *, config: str | Config = "default",
     images = first_images(graph, example)
     if layers is not None:
         graph, images = cut(graph, images, layers)
+    if batch != 1:
+        graph = side_by_side(graph, batch)
+        images = {tensor: np.stack([np.roll(image, shift) for shift in range(batch)], -1)[:, None]
+                  for tensor, image in images.items()}
     return bench_graph(graph, images, name=name, config=chosen,
                        memory_bytes_per_cycle=memory_bytes_per_cycle,
                        memory_latency=memory_latency, progress=progress)

@@ -22,7 +22,8 @@ __all__ = ["app", "main"]
 app = typer.Typer(
     name="systolith", no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False,
     help="Run PyTorch-quantized models bit for bit on an open int8 FPGA accelerator.")
-console = Console(highlight=False)
+# A file or a pipe has no width: tables are not cut there.
+console = Console(highlight=False, width=None if sys.stdout.isatty() else 180)
 
 Json = Annotated[Path | None, typer.Option("--json", help="write the result as JSON to this file")]
 ConfigOption = Annotated[str, typer.Option("--config", help="preset name or TOML file")]
@@ -174,20 +175,30 @@ def bench(models: Annotated[list[str], typer.Argument(help="named models or MODE
               help="main memory throughput; by default the port's width")] = None,
           memory_latency: Annotated[int, typer.Option(help="cycles")] = 50,
           layers: Annotated[str | None, typer.Option(help="only layers A:B")] = None,
+          batch: Annotated[int, typer.Option(help="images side by side (linear layers)")] = 1,
           json_file: Json = None) -> None:
     """Cycles, utilization and stalls a layer on RTL, checked against the golden model."""
     from .bench import bench_model, print_bench
+    from .nngen_layers import bench_layers, print_layers
 
-    results = []
+    results: list[dict[str, Any]] = []
     for name in models:
+        if name == "nngen-layers":
+            with console.status(name) as status:
+                layer_results = bench_layers(progress=status.update)
+            print_layers(console, layer_results)
+            results += layer_results
+            continue
         with console.status(f"{name}: preparing") as status:
             result = bench_model(
                 name, config=config, memory_bytes_per_cycle=memory_bytes_per_cycle,
-                memory_latency=memory_latency, layers=layers, load=load_model,
+                memory_latency=memory_latency, layers=layers, batch=batch, load=load_model,
                 progress=status.update)
         print_bench(console, result)
         results.append(result)
     write_json(json_file, results[0] if len(results) == 1 else results)
+    if not all(result["bit_exact"] for result in results):
+        raise typer.Exit(1)
     if not all(result["bit_exact"] for result in results):
         raise typer.Exit(1)
 

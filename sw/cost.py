@@ -24,7 +24,10 @@ from systolith.hw.isa import (
     Vector,
 )
 
-__all__ = ["LATENCY", "Estimate", "estimate", "transfer_cycles", "work_cycles"]
+__all__ = ["LATENCY", "Estimate", "estimate", "requests", "transfer_cycles", "work_cycles"]
+
+LOAD_BURST_BEATS = 32
+"""Beats of the longest read request of a LOAD."""
 
 BURST_BEATS = 64
 """Beats that one master moves before another gets the memory port."""
@@ -130,6 +133,13 @@ def transfer_cycles(config: Config, instruction: Instruction) -> tuple[int, int]
     return 0, 0
 
 
+def requests(config: Config, instruction: Load) -> int:
+    """Read requests that a LOAD makes: a burst or more for each chunk."""
+    touched = _touched(0, instruction.chunk_bytes, 0, config.memory_bytes_per_beat)
+    return (-(-int(touched) // LOAD_BURST_BEATS) * instruction.chunks
+            * instruction.rows * instruction.planes)
+
+
 def _touched(address: int, length: int, step: int, beat: int) -> float:
     """Mean number of beats that a piece of `length` bytes touches."""
     if length % beat == 0 and address % beat == 0 and step % beat == 0:
@@ -230,7 +240,7 @@ class _Model:
         instruction = self.lists[queue][index]
         if isinstance(instruction, Load | Store):
             if not self.left[queue]:
-                self.left[queue], cycles = transfer_cycles(self.config, instruction)
+                self.left[queue], cycles = self._transfer(instruction)
                 self.slack[queue] = cycles - self.left[queue]
                 self.free[queue] = time
                 return 0
@@ -245,7 +255,7 @@ class _Model:
             self.free[queue] = time + burst
             if self.left[queue]:
                 return 0
-            cycles = transfer_cycles(self.config, instruction)[1]
+            cycles = self._transfer(instruction)[1]
             self.work[queue].append(cycles)
             done = time + burst + self.slack[queue]
             if queue == Queue.LOAD:
@@ -267,6 +277,14 @@ class _Model:
             end = max(time, done - self.latency)
         self._retire(queue, index, end, done)
         return 1
+
+    def _transfer(self, instruction: Load | Store) -> tuple[int, int]:
+        """Beats, and cycles: many small requests are held up by how many may be on their way."""
+        beats, cycles = transfer_cycles(self.config, instruction)
+        if isinstance(instruction, Load):
+            cycles = max(cycles, requests(self.config, instruction) * (self.latency + 1)
+                         // self.config.outstanding_reads)
+        return beats, cycles
 
     def _retire(self, queue: int, index: int, end: int, done: int) -> None:
         """The engine is free at `end`, and the instruction's work done at `done`."""

@@ -103,6 +103,8 @@ class Program:
         Lines of the memory map.
     model
         The model's name.
+    batch
+        Images that one run computes; more than one lie side by side in tensors (C, 1, batch).
     known_answer
         Inputs and expected outputs of one image, for self tests.
     metadata
@@ -124,6 +126,7 @@ class Program:
     tail: tuple[Any, ...] = ()
     regions: tuple[Region, ...] = ()
     model: str = ""
+    batch: int = 1
     known_answer: KnownAnswer | None = None
     metadata: dict[str, Any] = field(default_factory=dict)
 
@@ -143,6 +146,7 @@ class Program:
             if not 0 <= stage.first < stage.last <= len(self.layers):
                 raise ProgramError(f"a stage spans layers {stage.first} to {stage.last} of "
                                    f"{len(self.layers)}: compile the model again")
+        self._check_batch()
         if self.known_answer is not None:
             self._check_answer("input", self.known_answer.inputs, self.inputs)
             self._check_answer("output", self.known_answer.outputs, self.outputs)
@@ -165,6 +169,17 @@ class Program:
             raise ProgramError(f"the program's image was made for configuration {config_hash:08x} "
                                f"and its file states {self.config.hash32:08x}: compile the model "
                                "again")
+
+    def _check_batch(self) -> None:
+        shapes = [tensor.shape for tensor in (*self.inputs, *self.outputs)]
+        if self.batch < 1 or (self.batch > 1 and any(
+                shape[1:] != (1, self.batch) for shape in shapes)):
+            raise ProgramError(f"the program's batch of {self.batch} does not fit its tensors' "
+                               "shapes: compile the model again")
+
+    def image_shape(self, tensor: TensorDescriptor) -> tuple[int, ...]:
+        """Shape of one image's part of an input or output tensor."""
+        return tensor.shape if self.batch == 1 else tensor.shape[:1]
 
     def _check_tensor(self, tensor: TensorDescriptor) -> None:
         if tensor.end > self.memory_bytes:
@@ -251,6 +266,7 @@ class Program:
             "tail": list(self.tail),
             "regions": [dict(vars(region)) for region in self.regions],
             "model": self.model,
+            "batch": self.batch,
             "metadata": self.metadata,
         }
 
@@ -295,7 +311,7 @@ class Program:
             tail=tuple(reader.take("tail", list)),
             regions=tuple(_record(Region, item, _REGION_FIELDS)
                           for item in reader.take("regions", list)),
-            model=reader.take("model", str), known_answer=answer,
+            model=reader.take("model", str), batch=reader.take("batch", int), known_answer=answer,
             metadata=reader.take("metadata", dict))
         reader.finish()
         return program

@@ -1,6 +1,7 @@
 """Several devices as one."""
 
 import threading
+import time
 
 import numpy as np
 import pytest
@@ -14,13 +15,13 @@ from systolith.sim.faults import Faults
 from test_driver_device import GoldenBed, expected, images
 
 
-def together(bed, barrier):
-    """Let a device wait in its first run until the others are in theirs."""
+def hold(bed, wait):
+    """Let a device call `wait` in its first run."""
     start = bed.core.start
 
     def first(base):
         bed.core.start = start
-        barrier.wait(30)
+        wait()
         start(base)
 
     bed.core.start = first
@@ -31,7 +32,7 @@ def test_batch_is_spread_and_keeps_its_order():
     program, batch, seen = copy_program(), images(50), []
     barrier = threading.Barrier(3)
     for bed in beds:
-        together(bed, barrier)
+        hold(bed, lambda: barrier.wait(30))
     with DevicePool([bed.device for bed in beds]) as pool:
         results = pool.run(program, batch, progress=lambda done, total: seen.append((done, total)))
         assert np.array_equal(results, expected(program, batch))
@@ -45,8 +46,17 @@ def test_batch_is_spread_and_keeps_its_order():
 @pytest.mark.parametrize("cut", (400, 3000, 7000))
 def test_others_finish_when_one_dies(cut):
     beds = [GoldenBed(seed=1), GoldenBed(seed=2, faults=Faults(cut_after=cut)), GoldenBed(seed=3)]
-    program, batch = copy_program(), images(120)
+    program, batch = copy_program(), images(300)
     pool = DevicePool([bed.device for bed in beds])
+
+    def until_one_is_lost():
+        deadline = time.monotonic() + 30
+        while not pool.lost:
+            assert time.monotonic() < deadline
+            time.sleep(0.001)
+
+    for bed in (beds[0], beds[2]):
+        hold(bed, until_one_is_lost)
     assert np.array_equal(pool.run(program, batch), expected(program, batch))
     [(name, error)] = pool.lost
     assert name == "the peer" and "lost the connection" in str(error)

@@ -179,7 +179,7 @@ def order(units: Sequence[Unit]) -> list[int]:
     drained: dict[Queue, int] = {Queue.ARRAY: 0, Queue.VECTOR: 0}
     result: list[int] = []
     while len(result) < len(units):
-        best: tuple[int, int] | None = None
+        best: tuple[int, int, int] | None = None  # when it asks for something, unit, its begin
         for queue, engine in engines.items():
             if held.get(queue, 0) == 2:  # both halves of the accumulators wait for POST
                 continue
@@ -190,10 +190,13 @@ def order(units: Sequence[Unit]) -> list[int]:
                 time = candidate[0]
                 if queue in drained and held[queue] == 1:
                     time = max(time, drained[queue])
-                if best is None or (time, candidate[1]) < best:
-                    best = time, candidate[1]
+                # Constants depend on nothing: they come while the unit waits for its data.
+                beats = 0 if queue in (Queue.LOAD, Queue.STORE) else units[candidate[1]].beats
+                asked = max(memory, time - beats - HANDOVER) if beats else time
+                if best is None or (min(asked, time), candidate[1]) < best[:2]:
+                    best = min(asked, time), candidate[1], time
         assert best is not None, "units depend on each other in a circle"
-        time, index = best
+        _, index, time = best
         unit = units[index]
         engines[unit.engine].take()
         if unit.beats:

@@ -11,7 +11,7 @@ from systolith.graph import TailOperation
 from systolith.program import Program
 from systolith.tail import run_tail
 
-__all__ = ["finish_outputs", "input_levels"]
+__all__ = ["finish_outputs", "group_images", "input_levels", "ungroup_images"]
 
 
 def input_levels(program: Program, images: Any) -> list[NDArray[np.int8]]:
@@ -29,11 +29,12 @@ def input_levels(program: Program, images: Any) -> list[NDArray[np.int8]]:
     levels = []
     for tensor, values in zip(program.inputs, arrays, strict=True):
         array = _real_array(tensor.name, values)
-        wanted = "(N, " + ", ".join(map(str, tensor.shape)) + ")"
-        if array.shape == tensor.shape:
+        shape = program.image_shape(tensor)
+        wanted = "(N, " + "".join(f"{size}, " for size in shape)[:-2] + ")"
+        if array.shape == shape:
             raise InputError(f"input '{tensor.name}' has shape {array.shape} and lacks the batch "
                              f"axis: pass images[None], of shape {wanted}")
-        if array.shape[1:] != tensor.shape:
+        if array.shape[1:] != shape:
             raise InputError(f"input '{tensor.name}' must have shape {wanted}, not "
                              f"{array.shape}: pass images as the model takes them")
         if not len(array):
@@ -43,6 +44,27 @@ def input_levels(program: Program, images: Any) -> list[NDArray[np.int8]]:
         sizes = ", ".join(str(len(array)) for array in levels)
         raise InputError(f"the inputs have batches of {sizes} images: pass as many of each")
     return levels
+
+
+def group_images(program: Program, levels: list[NDArray[np.int8]]) -> list[NDArray[np.int8]]:
+    """Images as the program takes them: `batch` of them side by side, the last group filled up."""
+    if program.batch == 1:
+        return levels
+    groups = []
+    for array in levels:
+        filler = np.zeros((-len(array) % program.batch, array.shape[1]), np.int8)
+        whole = np.concatenate([array, filler]).reshape(-1, program.batch, array.shape[1])
+        groups.append(whole.transpose(0, 2, 1)[:, :, None])
+    return groups
+
+
+def ungroup_images(program: Program, outputs: list[NDArray[np.int8]], images: int
+                   ) -> list[NDArray[np.int8]]:
+    """The other way round, without what was filled up."""
+    if program.batch == 1:
+        return outputs
+    return [array[:, :, 0].transpose(0, 2, 1).reshape(-1, array.shape[1])[:images]
+            for array in outputs]
 
 
 def _real_array(name: str, values: Any) -> NDArray[Any]:

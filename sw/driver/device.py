@@ -11,7 +11,7 @@ from systolith.hw.protocol import Identity
 from systolith.layout import TensorDescriptor
 from systolith.program import Program
 
-from .batch import finish_outputs, input_levels
+from .batch import finish_outputs, group_images, input_levels, ungroup_images
 from .machine import Machine, Progress, Transfer
 from .records import RunRecord, record
 
@@ -111,9 +111,10 @@ class Device:
         `InputError` for images that do not fit, `DeviceError` when the device stops with an error,
         `LinkError` when it is lost.
         """
-        outputs = self.run_levels(program, input_levels(program, images), deadline=deadline,
+        levels = input_levels(program, images)
+        outputs = self.run_levels(program, group_images(program, levels), deadline=deadline,
                                   watchdog=watchdog, progress=progress)
-        return finish_outputs(program, outputs, dequantize)
+        return finish_outputs(program, ungroup_images(program, outputs, len(levels[0])), dequantize)
 
     def run_levels(self, program: Program, levels: list[NDArray[np.int8]], *,
                    deadline: float | None = None, watchdog: int | None = None,

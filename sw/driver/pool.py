@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from systolith.errors import LinkError
 from systolith.program import Program
 
-from .batch import finish_outputs, input_levels
+from .batch import finish_outputs, group_images, input_levels, ungroup_images
 from .device import Device
 from .records import RunRecord
 
@@ -55,6 +55,8 @@ class DevicePool:
         when the last one is lost, and at once whatever else a device raises.
         """
         levels = input_levels(program, images)
+        number = len(levels[0])
+        levels = group_images(program, levels)
         begun = time.monotonic()
         work = _Work(levels, max(1, -(-len(levels[0]) // (SHARES * max(1, len(self.devices))))),
                      progress)
@@ -75,7 +77,8 @@ class DevicePool:
                                      "seconds": time.monotonic() - begun,
                                      "core_seconds": work.core_seconds / len(threads),
                                      "total_cycles": work.total_cycles})
-        return finish_outputs(program, work.outputs(), dequantize)
+        outputs = ungroup_images(program, work.outputs(), number)
+        return finish_outputs(program, outputs, dequantize)
 
     def _work_on(self, device: Device, program: Program, work: "_Work",
                  deadline: float | None, watchdog: int | None) -> None:
