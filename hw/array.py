@@ -1,6 +1,6 @@
 """The systolic array: weight-stationary int8 multiply-accumulate cells."""
 
-from amaranth import Module, Signal, signed
+from amaranth import Cat, Module, Signal, signed
 from amaranth.lib import data, wiring
 from amaranth.lib.wiring import In, Out
 
@@ -25,6 +25,21 @@ def _byte(groups, index):
     return groups[index // 8].word_select(index % 8, 8)
 
 
+_PAIR_BITS = 12
+"""Distance of two products in a shared multiplier: -128 * -8 needs 12 bits with its sign."""
+
+
+def _pair(low, high):
+    """Two int4 weights as one factor: high * 2**12 + low."""
+    return Cat(low, low[3].replicate(_PAIR_BITS - 4), high.as_signed() - low[3]).as_signed()
+
+
+def _separate(product):
+    """The two products of an activation and a pair; a negative lower one has borrowed."""
+    low = product[:_PAIR_BITS].as_signed()
+    return low, product[_PAIR_BITS:].as_signed() + product[_PAIR_BITS - 1]
+
+
 class SystolicArray(wiring.Component):
     """`rows` x `columns` cells that hold a weight tile and multiply a stream of pixels by it.
 
@@ -43,6 +58,8 @@ class SystolicArray(wiring.Component):
         Geometry of the array.
     tag : shape-like
         What travels beside a pixel.
+    paired : bool
+        Two neighbouring columns share a multiplier; their weights must be in [-8, 7].
 
     Members
     -------
@@ -59,7 +76,8 @@ class SystolicArray(wiring.Component):
         Cycles from a pixel to its `sums`.
     """
 
-    def __init__(self, rows: int, columns: int, tag):
+    def __init__(self, rows: int, columns: int, tag, *, paired: bool = False):
+        self.paired = paired
         self.rows = rows
         self.columns = columns
         self.width = partial_sum_width(rows)
@@ -99,15 +117,19 @@ class SystolicArray(wiring.Component):
                 m.d.sync += [active[g].eq(shadow[g]) for g in range(len(loaded))]
             with m.If(self.load.valid & (self.load.row == r)):
                 m.d.sync += [shadow[g].eq(loaded[g]) for g in range(len(loaded))]
-            sums = []
-            for c in range(self.columns):
-                product = register(signed(16), f"product_{r}_{c}")
-                partial = register(signed(self.width), f"sum_{r}_{c}")
-                m.d.sync += [
-                    product.eq(activation * _byte(active, c).as_signed()),
-                    partial.eq(above[c] + product if r else product),
-                ]
-                sums.append(partial)
+            products = []
+            for c in range(0, self.columns, 2 if self.paired else 1):
+                product = register(signed(24 if self.paired else 16), f"product_{r}_{c}")
+                if self.paired:
+                    factor = _pair(_byte(active, c)[:4], _byte(active, c + 1)[:4])
+                    m.d.sync += product.eq(activation * factor)
+                    products += _separate(product)
+                else:
+                    m.d.sync += product.eq(activation * _byte(active, c).as_signed())
+                    products.append(product)
+            sums = [register(signed(self.width), f"sum_{r}_{c}") for c in range(self.columns)]
+            m.d.sync += [sums[c].eq(above[c] + product if r else product)
+                         for c, product in enumerate(products)]
             above = sums
 
             # Row r + 1 takes its byte from a copy of the word, one cycle later; the bytes that no

@@ -82,7 +82,8 @@ class ArrayEngine(wiring.Component):
 
         tag = data.StructLayout({
             "address": range(2 * config.accumulator_words), "overwrite": 1, "last": 1})
-        m.submodules.array = array = SystolicArray(config.rows, config.columns, tag)
+        m.submodules.array = array = SystolicArray(
+            config.rows, config.columns, tag, paired=config.paired_columns)
         m.submodules.nest = nest = LoopNest(_LEVELS)
         m.submodules.guard = guard = HazardGuard(tag["address"].width)
         m.submodules.accumulator = accumulator = AccumulatorMemory(

@@ -57,6 +57,8 @@ class Config:
         the constant and its memory out.
     weight_bits
         8, or 4 to store weights two to a byte.
+    paired_columns
+        Two neighbouring columns share a multiplier, which needs weights of 4 bits.
     memory_bytes_per_beat
         Width of the main memory port.
     memory_size
@@ -83,6 +85,7 @@ class Config:
     multiplier_bits: int = 24
     bias: str = "exact"
     weight_bits: int = 8
+    paired_columns: bool = False
     memory_bytes_per_beat: int = 8
     memory_size: int = 64 << 20
     timestamps: int = 512
@@ -125,6 +128,9 @@ class Config:
             raise ConfigError(f'bias must be "exact" or "int32", not "{self.bias}"')
         if self.weight_bits not in (4, 8):
             raise ConfigError(f"weight_bits must be 4 or 8, not {self.weight_bits}")
+        if self.paired_columns and self.weight_bits != 4:
+            raise ConfigError("paired_columns needs weight_bits = 4, not 8: two products of int8 "
+                              "weights do not fit into one multiplier")
         if not 1 << 12 <= self.memory_size <= 1 << 31:
             raise ConfigError("memory_size must be between 4 KiB and 2 GiB, not "
                               f"{self.memory_size}")
@@ -171,8 +177,11 @@ class Config:
 
     @property
     def multipliers(self) -> int:
-        """Multipliers of the array, which utilization is measured against."""
-        return self.rows * self.columns
+        """Multipliers of the array, which utilization is measured against.
+
+        Paired columns do two products in one, so that their utilization can reach 2.
+        """
+        return self.rows * self.columns // (2 if self.paired_columns else 1)
 
     @property
     def onchip_bytes(self) -> dict[str, int]:
@@ -236,8 +245,10 @@ PRESETS: dict[str, Config] = {
         vector_accumulator_words=256, vector_weight_words=256, memory_size=16 << 20,
         clock_mhz=80.0),
     "default": Config(),
+    "int4": Config(columns=32, weight_bits=4, paired_columns=True),
 }
-"""Named configurations: `tiny` 4x4, `small` 8x8, `default` 16x16."""
+"""Named configurations: `tiny` 4x4, `small` 8x8, `default` 16x16, and `int4` with as many
+multipliers as `default`, each of which does two products with 4-bit weights."""
 
 
 def load_config(config: "str | Path | Config") -> Config:

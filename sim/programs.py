@@ -51,6 +51,11 @@ CONFIGS: dict[str, Config] = {
         weight_words=64, accumulator_words=16, parameter_words=16, vector_taps=0, table=False,
         residual=False, weight_bits=4, multiplier_bits=16, memory_bytes_per_beat=4,
         memory_size=1 << 16),
+    "paired": Config(
+        rows=8, columns=16, lanes=2, scratchpad_banks=2, scratchpad_bank_words=128,
+        weight_words=128, accumulator_words=32, parameter_words=16, weight_bits=4,
+        paired_columns=True, vector_accumulator_words=16, vector_weight_words=16,
+        memory_size=1 << 16),
 }
 """Configurations worth trying: presets, and shapes whose sizes and options all differ."""
 

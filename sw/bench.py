@@ -8,7 +8,7 @@ its stalls are, `attribution` says.
 """
 
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from typing import Any
 
 import numpy as np
@@ -49,7 +49,7 @@ def bench_model(name: str, *, config: str | Config = "default",
         chosen = chosen.replace(memory_bytes_per_beat=memory_bytes_per_cycle)
     progress("quantizing")
     if name in models.MODELS:
-        model, example = models.load_quantized(name)
+        model, example = models.load_quantized(name, weight_bits=chosen.weight_bits)
     elif load is None:
         raise InputError(f"no model '{name}': the named ones are {', '.join(models.MODELS)}")
     else:
@@ -112,10 +112,12 @@ def cut(graph: Graph, images: dict[str, np.ndarray],
 
 def bench_graph(graph: Graph, images: dict[str, np.ndarray], *, name: str, config: Config,
                 memory_bytes_per_cycle: int | None = None, memory_latency: int = 50,
+                leave_out: Collection[str] = (),
                 progress: Progress = lambda text: None) -> dict[str, Any]:
     """Compile an integer graph, run it on golden model and RTL, and compare main memory.
 
-    `images` holds one int8 image an input. Returns what `systolith bench --json` holds.
+    `images` holds one int8 image an input; `leave_out` names steps of the compiler
+    (`compiler.build.STEPS`) to do without. Returns what `systolith bench --json` holds.
     """
     from .compiler.build import compile_schedule
     from .sim.golden import Golden
@@ -124,7 +126,7 @@ def bench_graph(graph: Graph, images: dict[str, np.ndarray], *, name: str, confi
     seconds: dict[str, float] = {}
     progress("compiling")
     begun = time.perf_counter()
-    program, schedule = compile_schedule(graph, config, name=name)
+    program, schedule = compile_schedule(graph, config, name=name, leave_out=leave_out)
     seconds["compile"] = time.perf_counter() - begun
 
     memory = np.zeros(config.memory_size, np.uint8)
@@ -196,6 +198,9 @@ def print_bench(console: Console, result: dict[str, Any]) -> None:
           percent(row["predicted_cycles"] / row["cycles"] - 1) if row["cycles"] else "",
           percent(row["utilization"]) if row["macs"] else "", row["bytes"],
           *(row["stalls"][cause] for cause in causes)) for row in result["layers"]]))
+    if config["paired_columns"]:
+        console.print("two columns share a multiplier: every multiplier does two int4 products a "
+                      "cycle, and utilization can reach 200 %")
     console.print(
         f"total {total['macs']:,} MACs in {total['cycles']:,} cycles (predicted "
         f"{total['predicted_cycles']:,}): {percent(total['utilization'])} of the array; "

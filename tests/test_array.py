@@ -8,12 +8,14 @@ from systolith.hw.config import Config
 from systolith.sim.bench import run_bench
 
 
-@pytest.mark.parametrize(("rows", "columns"), [(4, 4), (16, 8), (4, 8), (16, 16)])
-def test_array(rows, columns):
-    array = SystolicArray(rows, columns, 10)
+@pytest.mark.parametrize(("rows", "columns", "paired"), [
+    (4, 4, False), (16, 8, False), (4, 8, False), (16, 16, False), (4, 4, True), (8, 16, True)])
+def test_array(rows, columns, paired):
+    array = SystolicArray(rows, columns, 10, paired=paired)
     assert array.latency == rows + 2
     run_bench(array, "benches.array_bench", parameters={
-        "rows": rows, "columns": columns, "latency": array.latency})
+        "rows": rows, "columns": columns, "latency": array.latency,
+        "limit": 8 if paired else 128})
 
 
 @pytest.mark.parametrize("rows", [4, 8, 16, 32, 64])
@@ -28,6 +30,8 @@ def test_partial_sums_cannot_overflow(rows):
     {"rows": 16, "columns": 8, "lanes": 1, "accumulator_words": 64, "weight_words": 256},
     {"rows": 4, "columns": 8, "lanes": 1, "accumulator_words": 16, "weight_words": 64,
      "weight_bits": 4},
+    {"rows": 8, "columns": 4, "lanes": 1, "accumulator_words": 16, "weight_words": 64,
+     "weight_bits": 4, "paired_columns": True},
     {"rows": 4, "columns": 16, "lanes": 1, "accumulator_words": 16, "weight_words": 64},
 ], ids=lambda geometry: f"{geometry['rows']}x{geometry['columns']}")
 def test_array_engine(geometry):

@@ -1,5 +1,6 @@
 """From an integer graph to a program: all passes in order."""
 
+from collections.abc import Callable, Collection
 from dataclasses import asdict
 from functools import partial
 from typing import Any
@@ -24,10 +25,14 @@ from .padding import separate_paddings
 from .plan import STAGES, Plan, Planned, plan_network
 from .segments import SegmentUnits
 from .tiles import Tiler
-from .units import Recorder, Unit, order
+from .units import Recorder, Unit, in_turn, order
 from .views import View
 
-__all__ = ["compile_graph", "compile_schedule"]
+__all__ = ["STEPS", "compile_graph", "compile_schedule"]
+
+STEPS = ("packing", "fusion", "scheduling")
+"""What can be left out, to measure what it brings: packing the first layer's taps into the array's
+rows, keeping features on the chip from layer to layer, and reordering work between the engines."""
 
 
 def compile_graph(graph: Graph, config: Config, *, name: str = "model",
@@ -55,21 +60,29 @@ def compile_graph(graph: Graph, config: Config, *, name: str = "model",
 
 
 def compile_schedule(graph: Graph, config: Config, *, name: str = "model",
-                     observe: bool = False) -> tuple[Program, Schedule]:
-    """The same, with the instructions and the layers that they belong to."""
+                     observe: bool = False, leave_out: Collection[str] = ()
+                     ) -> tuple[Program, Schedule]:
+    """The same, with the instructions and the layers that they belong to.
+
+    `leave_out` names some of `STEPS`.
+    """
     rules.check_arithmetic(graph, config)
     lowered = lower(graph, config)
     separate_paddings(lowered, config)
-    pack_inputs(lowered, config)
+    if "packing" not in leave_out:
+        pack_inputs(lowered, config)
+    separate = observe or "fusion" in leave_out
     kept = {operation.output for operation in lowered.operations
             if operation.output in graph.tensors and observe}
     stored = set(lowered.outputs) | kept
-    plans = [plan_network(lowered, config, stored, separate=observe, rounds=0)]
-    improved = plan_network(lowered, config, stored, separate=observe)
+    plans = [plan_network(lowered, config, stored, separate=separate, rounds=0)]
+    improved = plan_network(lowered, config, stored, separate=separate)
     if improved.shape != plans[0].shape:
         plans.append(improved)
     # The planner's costs are rough: the cost model of whole programs has the last word.
-    return min((_Build(graph, lowered, config, name, observe, plan).program() for plan in plans),
+    sort = order if "scheduling" not in leave_out else in_turn
+    return min((_Build(graph, lowered, config, name, observe, plan).program(sort)
+                for plan in plans),
                key=lambda result: result[0].predicted_cycles)
 
 
@@ -100,7 +113,8 @@ class _Build:
         self.stages = [index for index, planned in enumerate(plan.segments)
                        for _ in planned.segment.operations]
 
-    def program(self) -> tuple[Program, Schedule]:
+    def program(self, sort: Callable[[list[Unit]], list[int]]) -> tuple[Program, Schedule]:
+        """Emit all units in the order that `sort` gives."""
         tensors = self._tensors()
         units = self._units(tensors)
         main_words = self.tensor_bytes // self.config.rows
@@ -111,7 +125,7 @@ class _Build:
             unit.run(tiler)
         emitter = Emitter(self.config, main_words)
         tiler = tiler.restart(emitter)
-        for index in order(units):
+        for index in sort(units):
             emitter.layer = units[index].layer
             units[index].run(tiler)
         return self._assemble(emitter)

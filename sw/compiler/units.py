@@ -20,7 +20,7 @@ from systolith.hw.isa import Fill, Instruction, Load, Queue, Store
 
 from .emitter import Memory, Region, words_of
 
-__all__ = ["Recorder", "Unit", "order"]
+__all__ = ["Recorder", "Unit", "in_turn", "order"]
 
 HANDOVER = 6
 """Cycles from an engine's retirement to dependent work in another, beyond its latency."""
@@ -151,6 +151,11 @@ class _Engine:
             heapq.heappop(self._ready)
         else:
             heapq.heappop(self._waiting)
+
+
+def in_turn(units: Sequence[Unit]) -> list[int]:
+    """The units as they are, tile by tile and layer by layer."""
+    return list(range(len(units)))
 
 
 def order(units: Sequence[Unit]) -> list[int]:

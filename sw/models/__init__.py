@@ -76,10 +76,11 @@ def load(name: str, *, seed: int = 0) -> "tuple[nn.Module, Tensor]":
     return settle(named.build, images, seed=seed), images
 
 
-def load_quantized(name: str, *, seed: int = 0, per_channel: bool = True
+def load_quantized(name: str, *, seed: int = 0, per_channel: bool = True, weight_bits: int = 8
                    ) -> "tuple[fx.GraphModule, Tensor]":
     """A benchmark network converted by `systolith.quantize`, and its 8 calibration inputs."""
     from systolith.quantizer import quantize
 
     model, images = load(name, seed=seed)
-    return quantize(model, [images[:4], images[4:]], per_channel=per_channel), images
+    return quantize(model, [images[:4], images[4:]], per_channel=per_channel,
+                    weight_bits=weight_bits), images

@@ -69,13 +69,13 @@ def schedule(bench, driver, passes, *, bubbles, timing):
     Returns the cycle behind the last output.
     """
     rows, columns = bench.parameters["rows"], bench.parameters["columns"]
-    rng, random = bench.rng, bench.random
+    rng, random, limit = bench.rng, bench.random, bench.parameters["limit"]
     start = 5
     entered = 0
     for index in range(passes):
         extreme = index % 4 == 1
-        tile = (np.full((rows, columns), -128) if extreme
-                else rng.integers(-128, 128, (rows, columns))).astype(np.int8)
+        tile = (np.full((rows, columns), -limit) if extreme
+                else rng.integers(-limit, limit, (rows, columns))).astype(np.int8)
         earliest = start
         latest = earliest + random.randrange(2 * rows)
         begin = {"early": earliest, "late": latest,
@@ -116,13 +116,14 @@ async def sums_of_random_passes(dut, bubbles, timing):
 async def passes_of_as_many_pixels_as_rows_leave_no_bubble(dut):
     bench = Bench(dut)
     rows, columns = bench.parameters["rows"], bench.parameters["columns"]
+    limit = bench.parameters["limit"]
     driver = ArrayDriver(bench, rows, columns, bench.parameters["latency"])
     await bench.ticks()
     await bench.reset()
     driver.origin = bench.cycle
     passes = 12
     for index in range(passes):
-        tile = bench.rng.integers(-128, 128, (rows, columns)).astype(np.int8)
+        tile = bench.rng.integers(-limit, limit, (rows, columns)).astype(np.int8)
         for r in range(rows):
             driver.weights[index * rows + r] = (r, tile[r])
             driver.enter(1 + index * rows + r, r == 0, index,
