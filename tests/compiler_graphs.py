@@ -1,5 +1,6 @@
 """Random integer graphs for the compiler's tests, and running a program on the golden model."""
 
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -135,6 +136,40 @@ class Builder:
     def table(self, x: str) -> str:
         table = self.rng.integers(-128, 128, 256).astype(np.int8)
         return self._append(g.Table, (x,), None, table=table)
+
+    def concat(self, *inputs: str, axis: int = 0) -> str:
+        zero = self.tensors[inputs[0]].zero_point
+        for name in inputs:
+            assert self.tensors[name].shape, name
+            self.tensors[name] = replace(self.tensors[name], zero_point=zero)
+        return self._append(g.Concat, inputs, zero, axis=axis)
+
+    def slice(self, x: str, *slices: slice) -> str:
+        shape = self.tensors[x].shape
+        starts, stops, steps = zip(*(part.indices(size) for part, size in
+                                     zip(slices, shape, strict=True)), strict=True)
+        return self._append(g.Slice, (x,), self.tensors[x].zero_point, start=starts, stop=stops,
+                            step=steps)
+
+    def pad(self, x: str, *padding: int) -> str:
+        return self._append(g.Pad, (x,), self.tensors[x].zero_point, padding=padding,
+                            value=int(self.rng.integers(-128, 128)))
+
+    def upsample(self, x: str, *factor: int) -> str:
+        return self._append(g.Upsample, (x,), self.tensors[x].zero_point, factor=factor)
+
+    def shuffle(self, x: str, groups: int) -> str:
+        return self._append(g.ChannelShuffle, (x,), self.tensors[x].zero_point, groups=groups)
+
+    def conv_transpose(self, x: str, outputs: int, kernel: tuple[int, int] = (3, 3), *,
+                       groups: int = 1, **options: Any) -> str:
+        channels = self.tensors[x].shape[0]
+        fields = self._weighted(x, self.weights(outputs, channels // groups, *kernel), False)
+        weight = fields["weight"].astype(np.int64).reshape(outputs, -1)
+        fields["bias"] = (fields["bias"] + self.tensors[x].zero_point * weight.sum(axis=1)
+                          ).astype(np.int32)
+        return self._append(g.ConvTranspose2d, (x,), fields["zero"], groups=groups, **options,
+                            **fields)
 
     def flatten(self, x: str) -> str:
         shape = self.tensors[x].shape

@@ -27,6 +27,21 @@ LAYERS = {
     "residual": lambda b: b.add(b.conv("x", 12), "x", relu=True),
     "table": lambda b: b.table(b.conv("x", 12)),
     "product by channel": lambda b: b.multiply("x", b.average_pool("x")),
+    "concatenation": lambda b: b.concat("x", b.requantize("x"), b.max_pool(
+        "x", (3, 3), (1, 1), (1, 1, 1, 1))),
+    "concatenation of rows": lambda b: b.concat(b.requantize("x"), "x", axis=1),
+    "convolution of a concatenation": lambda b: b.conv(b.concat(
+        b.conv("x", 7), b.conv("x", 9, (1, 1))), 10),
+    "slice": lambda b: b.slice("x", slice(3, 10), slice(1, 9, 2), slice(2, None)),
+    "border": lambda b: b.pad("x", 1, 2, 0, 3),
+    "upsampling": lambda b: b.upsample("x", 2, 3),
+    "channel shuffle": lambda b: b.shuffle("x", 4),
+    "transposed": lambda b: b.conv_transpose("x", 10, stride=(2, 2), padding=(1, 1, 1, 1),
+                                             output_padding=(1, 1)),
+    "transposed 2x2": lambda b: b.conv_transpose("x", 9, (2, 2), stride=(2, 2)),
+    "transposed, cut": lambda b: b.conv_transpose("x", 9, (2, 3), stride=(1, 3),
+                                                  padding=(2, 1, 3, 0), dilation=(1, 2)),
+    "transposed depthwise": lambda b: b.conv_transpose("x", 12, stride=(2, 2), groups=12),
     "classifier": lambda b: b.linear(b.flatten(b.average_pool(b.conv("x", 20))), 10),
 }
 

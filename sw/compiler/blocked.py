@@ -11,7 +11,7 @@ from systolith.hw.config import Config
 from systolith.hw.isa import Queue
 
 from . import rules
-from .finish import MainTensor, fill, load, load_packed, post, store
+from .finish import MainTensor, fill, load, load_packed, post, post_spread, store
 from .ir import Feature, Lowered, Matrix, Operation, Packing, Point, Source, Window
 from .tiles import Tiler
 from .views import RingCache, Tile, View
@@ -223,6 +223,10 @@ class Blocked:
                 groups = group, group + 1
                 stage = self._stage(groups, tile)
                 operand_a = self._source_block(operation.sources[0], groups, tile)
+                if operation.sources[0].spread != (1, 1):
+                    post_spread(self.tiler, operation, group, tile, stage, operand_a)
+                    self._store(operation, stage, groups, tile)
+                    continue
                 operand_b: View | None
                 if operation.product and operation.broadcast:
                     operand_b = self._block(operation.sources[1].feature, groups, (0, 1), (0, 1), 0)

@@ -11,7 +11,8 @@ from .tiles import Tiler
 from .units import Recorder
 from .views import Tile, View
 
-__all__ = ["MainTensor", "fill", "load", "load_packed", "post", "post_total", "store"]
+__all__ = ["MainTensor", "fill", "load", "load_packed", "post", "post_spread",
+           "post_total", "store"]
 
 
 def _parameters(tiler: Tiler, operation: Operation, j: int) -> tuple[int, int]:
@@ -107,6 +108,31 @@ def _runs(tile: Tile, views: list[View | None]) -> list[tuple[int, int]]:
             cuts |= {begin for begin, _ in view.runs(tile.top, tile.height)}
     edges = sorted(cuts)
     return [(low, high - low) for low, high in pairwise(edges)]
+
+
+def post_spread(tiler: Tiler, operation: Point, group: int, tile: Tile, destination: View,
+                operand: View) -> None:
+    """Write a tile of one channel group with every pixel of the operand repeated, or set apart."""
+    rows, columns = operation.sources[0].spread
+    if operation.gap is not None:
+        fill(tiler.emitter, destination, operation.gap, (group, group + 1),
+             (tile.top, tile.bottom), (tile.left, tile.right))
+    parameter, parameter_words = _parameters(tiler, operation, group)
+    for y in range(tile.top, tile.bottom):
+        for phase in range(columns):
+            first = tile.left + (phase - tile.left) % columns
+            count = len(range(first, tile.right, columns))
+            if not count or (operation.gap is not None and (phase or y % rows)):
+                continue
+            target = destination.address(group, y, first)
+            at = operand.address(group, y // rows, first // columns)
+            tiler.emitter.emit(
+                Post, source=PostSource.SCRATCHPAD, count_0=count, parameter=parameter,
+                destination=target, destination_step_0=columns, operand_a=at, operand_a_step_0=1,
+                reads=[Region(Memory.PARAMETER, parameter, (parameter_words,)),
+                       *tiler.use_table(operation), Region(Memory.SCRATCHPAD, at, (count,))],
+                writes=[Region(Memory.SCRATCHPAD, target, (count,), (columns,))],
+                **_finish_fields(operation))
 
 
 def post_total(tiler: Tiler, operation: Operation, groups: tuple[int, int], slot: int,

@@ -45,7 +45,8 @@ class Source:
     """How an operation walks one input feature.
 
     Output row y reads input rows `y * stride[0] + offset[0] + k * dilation[0]`, k below
-    `kernel[0]`; columns likewise. `offset` is minus the padding. `zero` is what padding holds.
+    `kernel[0]`; columns likewise. `offset` is minus the padding, `pad_value` what padding holds.
+    With a `spread` these are coordinates of the input with every pixel that many times apart.
     """
 
     feature: str
@@ -53,6 +54,7 @@ class Source:
     stride: tuple[int, int] = (1, 1)
     dilation: tuple[int, int] = (1, 1)
     offset: tuple[int, int] = (0, 0)
+    spread: tuple[int, int] = (1, 1)
     pad_value: int = 0
 
     def span(self, axis: int, first: int, last: int) -> tuple[int, int]:
@@ -60,7 +62,7 @@ class Source:
         low = first * self.stride[axis] + self.offset[axis]
         high = ((last - 1) * self.stride[axis] + self.offset[axis]
                 + (self.kernel[axis] - 1) * self.dilation[axis] + 1)
-        return low, high
+        return low // self.spread[axis], (high - 1) // self.spread[axis] + 1
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -162,12 +164,14 @@ class Point(Operation):
     """Elementwise work of the post-processor: scale change, table, add, product.
 
     `product` multiplies source 0 and source 1 (which may be one value a channel: `broadcast`),
-    taken from their zero points `zeros`.
+    taken from their zero points `zeros`. A source with a spread has its pixels repeated, or, with
+    `gap`, that value between them.
     """
 
     product: bool = False
     zeros: tuple[int, int] = (0, 0)
     broadcast: bool = False
+    gap: int | None = None
 
 
 @dataclass(kw_only=True, eq=False)

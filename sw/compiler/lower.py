@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 from systolith import graph as g
 from systolith.hw.config import Config
 
-from . import rules
+from . import movement, rules
 from .ir import Feature, Finish, Lowered, Matrix, Operation, Point, Residual, Source, Window
 
 __all__ = ["identity_finish", "lower"]
@@ -58,6 +58,7 @@ class _Lowering:
         self.config = config
         self.features: dict[str, Feature] = {}
         self.aliases: dict[str, str] = {}
+        self.joined: dict[str, list[Feature]] = {}  # concatenations that only convolutions read
         self.operations: dict[str, Operation] = {}  # by output feature
         self.inputs = list(graph.inputs)
         self.uses: dict[str, int] = {}
@@ -117,6 +118,8 @@ class _Lowering:
                       pad_value=feature.zero_point if pad_value is None else pad_value)
 
     def _conv2d(self, node: g.Conv2d) -> None:
+        if node.inputs[0] in self.joined:
+            return self._conv2d_of_several(node, self.joined[node.inputs[0]])
         feature = self._input(node.inputs[0])
         source = self._source(node, feature)
         common: dict[str, Any] = {"name": node.name, "op": node.op, "output": node.output,
@@ -126,6 +129,15 @@ class _Lowering:
             self._append(Window(weight=node.weight[:, 0], **common), node)
         else:
             self._append(Matrix(weights=(node.weight,), channel_groups=node.groups, **common), node)
+
+    def _conv2d_of_several(self, node: g.Conv2d, features: list[Feature]) -> None:
+        """A dense convolution of a concatenation: the sum of its parts' convolutions."""
+        zero = self.graph.tensors[node.inputs[0]].zero_point
+        edges = np.cumsum([feature.channels for feature in features])[:-1]
+        self._append(Matrix(
+            name=node.name, op=node.op, output=node.output, finish=self._finish(node),
+            sources=tuple(self._source(node, feature, zero) for feature in features),
+            weights=tuple(map(np.ascontiguousarray, np.split(node.weight, edges, axis=1)))), node)
 
     def _linear(self, node: g.Linear) -> None:
         feature = self._input(node.inputs[0])
@@ -279,5 +291,68 @@ class _Lowering:
         self.uses[node.inputs[0]] += self.uses.get(node.output, 0) - 1
         self.aliases[node.output] = feature.name
 
+    def _copy(self, node: g.Node, source: Source, weight: NDArray[np.int8]) -> None:
+        """A copy of channels on the array."""
+        self._append(Matrix(
+            name=node.name, op=node.op, output=node.output, sources=(source,), weights=(weight,),
+            finish=identity_finish(self.config)), node)
+
+    def _slice(self, node: g.Slice) -> None:
+        self._copy(node, *movement.cut(node, self._input(node.inputs[0])))
+
     def _pad(self, node: g.Pad) -> None:
-        raise rules.unsupported_operator(node)
+        self._copy(node, *movement.padded(node, self._input(node.inputs[0])))
+
+    def _channelshuffle(self, node: g.ChannelShuffle) -> None:
+        self._copy(node, *movement.shuffled(node, self._input(node.inputs[0])))
+
+    def _concat(self, node: g.Concat) -> None:
+        features = [self._input(name) for name in node.inputs]
+        dense = all(isinstance(reader, g.Conv2d) and reader.groups == 1
+                    for reader in self.graph.consumers(node.output))
+        if (dense and node.axis == 0 and node.output not in self.graph.outputs
+                and len({feature.name for feature in features}) == len(features)):
+            self.joined[node.output] = features
+            return
+        sources, weights = movement.joined(node, features, node.axis)
+        self._append(Matrix(
+            name=node.name, op=node.op, output=node.output, sources=sources, weights=weights,
+            finish=identity_finish(self.config)), node)
+
+    def _upsample(self, node: g.Upsample) -> None:
+        feature = self._input(node.inputs[0])
+        self._append(Point(
+            name=node.name, op=node.op, output=node.output, finish=identity_finish(self.config),
+            sources=(Source(feature=feature.name, spread=node.factor),)), node)
+
+    def _convtranspose2d(self, node: g.ConvTranspose2d) -> None:
+        feature = self._input(node.inputs[0])
+        if node.stride != (1, 1):
+            feature = self._set_apart(node, feature)
+        top, left = movement.zero_insertion_padding(node)
+        source = Source(feature=feature.name, kernel=node.kernel, dilation=node.dilation,
+                        offset=(-top, -left), pad_value=feature.zero_point)
+        weight = np.ascontiguousarray(node.weight[:, :, ::-1, ::-1])
+        # Between the pixels and beyond the edges lies the zero point: every tap has its product.
+        sums = weight.astype(np.int64).reshape(node.channels, -1).sum(axis=1)
+        bias = node.bias.astype(np.int64) - feature.zero_point * sums
+        rules.check_accumulator(replace(node, bias=bias))
+        finish = replace(self._finish(node), bias=bias)
+        common: dict[str, Any] = {"name": node.name, "op": node.op, "output": node.output,
+                                  "sources": (source,), "finish": finish}
+        if node.groups == feature.channels == node.channels > 1 and self.config.vector_taps:
+            self._append(Window(weight=weight[:, 0], **common), node)
+        else:
+            self._append(Matrix(weights=(weight,), channel_groups=node.groups, **common), node)
+
+    def _set_apart(self, node: g.ConvTranspose2d, feature: Feature) -> Feature:
+        """The input with its zero point between the pixels."""
+        name = f"{node.output}@apart"
+        height, width = ((size - 1) * step + 1 for size, step in
+                         zip((feature.height, feature.width), node.stride, strict=True))
+        self.features[name] = replace(feature, name=name, height=height, width=width)
+        self.operations[name] = Point(
+            name=f"{node.name}.input", op="Spread", output=name, names=(f"{node.name}.input",),
+            sources=(Source(feature=feature.name, spread=node.stride),),
+            finish=identity_finish(self.config), gap=feature.zero_point)
+        return self.features[name]

@@ -6,7 +6,7 @@ from systolith.hw.config import Config
 from systolith.hw.isa import Queue
 
 from .blocked import Pixels
-from .finish import MainTensor, fill, load, load_packed, post, post_total, store
+from .finish import MainTensor, fill, load, load_packed, post, post_spread, post_total, store
 from .ir import Lowered, Matrix, Operation, Point, Window
 from .stripes import Segment, Walk
 from .tiles import Tiler
@@ -217,6 +217,10 @@ class SegmentUnits:
         operand = self._residual(operation)
         if operation.product:
             operand = self.views[operation.sources[1].feature]
+        if operation.sources[0].spread != (1, 1):
+            self._add(Queue.POST, lambda tiler: post_spread(
+                tiler, operation, group, tile, destination, source), operation.output)
+            return
         self._add(Queue.POST, lambda tiler: post(
             tiler, operation, group, tile, destination, operand_a=source, operand_b=operand),
             operation.output)

@@ -147,6 +147,9 @@ class Walk:
             self._request(operation.output, self.segment.extents[operation.output].bottom
                           if operation.output in self.segment.whole
                           else self.segment.heights[operation.output])
+        # Later segments read the padding of what this one has loaded for them.
+        for name in sorted(self.segment.loaded & self.segment.whole):
+            self._request(name, self.segment.extents[name].bottom)
 
     def _request(self, feature: str, bottom: int) -> None:
         """Make sure that rows up to `bottom` are there."""
