@@ -29,8 +29,9 @@ __all__ = ["LATENCY", "Estimate", "estimate", "requests", "transfer_cycles", "wo
 LOAD_BURST_BEATS = 32
 """Beats of the longest read request of a LOAD."""
 
-BURST_BEATS = 64
-"""Beats that one master moves before another gets the memory port."""
+_TURN = {Queue.LOAD: 64, Queue.STORE: 4}
+"""Beats that a queue moves before another gets the memory port: reads come in bursts, writes
+one by one."""
 
 FETCH_DEPTH = 4
 """Instructions that a queue holds in advance."""
@@ -247,7 +248,7 @@ class _Model:
             while self.filling and self.filling[-1] <= time:
                 self.filling.pop()
                 time += self.fetch_beats
-            burst = min(self.left[queue], BURST_BEATS)
+            burst = min(self.left[queue], _TURN[queue])
             self.left[queue] -= burst
             self.port = time + burst
             self.last = queue
