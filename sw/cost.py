@@ -29,7 +29,7 @@ __all__ = ["LATENCY", "Estimate", "estimate", "requests", "transfer_cycles", "wo
 LOAD_BURST_BEATS = 32
 """Beats of the longest read request of a LOAD."""
 
-_TURN = {Queue.LOAD: 64, Queue.STORE: 4}
+_TURN = (64, 0, 0, 0, 4)
 """Beats that a queue moves before another gets the memory port: reads come in bursts, writes
 one by one."""
 

@@ -17,10 +17,12 @@ def import_model(model: Any, example_input: Any = None, *, bias: str = "exact",
     Parameters
     ----------
     model
-        A converted PT2E `GraphModule`, an `ExportedProgram`, or the path of a `.pt2` file.
+        A converted PT2E `GraphModule`, an `ExportedProgram`, the path of a `.pt2` file, or a
+        module converted by FX or eager mode quantization.
     example_input
         A tensor or array (or a tuple of them) of the network's input shape, batch first. Only its
-        shape is used, to check against the model's own; it may be None.
+        shape is used, to check against the model's own; it may be None, but for a module that FX
+        or eager mode converted.
     bias
         "exact" or "int32" (arithmetic contract, bias modes).
     multiplier_bits
@@ -41,5 +43,5 @@ def import_model(model: Any, example_input: Any = None, *, bias: str = "exact",
     from systolith.importer.pt2e import import_pt2e
     from systolith.importer.sources import graph_module
 
-    return import_pt2e(graph_module(model), example_input, bias=bias,
+    return import_pt2e(graph_module(model, example_input), example_input, bias=bias,
                        multiplier_bits=multiplier_bits)

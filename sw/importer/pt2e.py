@@ -12,6 +12,7 @@ from systolith.importer import elementwise, movement, pooling, rules, weighted  
 from systolith.importer.builder import Builder
 from systolith.importer.fx import operator_name, value_shape
 from systolith.importer.lowering import Lowering
+from systolith.importer.modules import CENTERED_AVERAGE
 from systolith.importer.passes import simplify
 from systolith.importer.tail import lower_results
 
@@ -26,7 +27,7 @@ def import_pt2e(module: fx.GraphModule, example_input: Any, *, bias: str,
         raise rules.NotQuantized
     _check_example(module, example_input)
     builder = Builder(bias=bias, multiplier_bits=multiplier_bits)
-    lowering = Lowering(module, builder)
+    lowering = Lowering(module, builder, centered_average=module.meta.get(CENTERED_AVERAGE, True))
     lowering.lower_quantizes()
     output = next(node for node in module.graph.nodes if node.op == "output")
     try:

@@ -20,9 +20,11 @@ __all__ = [
     "DynamicQuantization",
     "DynamicShape",
     "ExampleShape",
+    "FloatLayer",
     "InputScales",
     "ModelKind",
     "MultipleRefusals",
+    "NeedsExample",
     "NeedsScale",
     "NotFinite",
     "NotQuantized",
@@ -38,6 +40,7 @@ __all__ = [
     "UnquantizedInput",
     "UnreadableFile",
     "UnsupportedOperator",
+    "Untraceable",
     "UpsampleFactor",
     "WeightConstant",
     "WeightZeroPoint",
@@ -93,6 +96,21 @@ class Corrupt(Rule):
 class ControlFlow(Rule):
     """'{layer}' ({operator}) chooses by the data what to compute, which a fixed program cannot:
     replace it by arithmetic, or split the model there"""
+
+
+class Untraceable(Rule):
+    """a model of type {kind} cannot be traced ({reason}): give it an example input that it accepts,
+    and keep its forward to tensor operations"""
+
+
+class NeedsExample(Rule):
+    """a module converted by FX or eager mode does not know its input's shape: pass an example
+    input"""
+
+
+class FloatLayer(Rule):
+    """'{layer}' was left in float by the conversion: give it a qconfig, and a BackendConfig whose
+    pattern has the same bias type as the qconfig's (an int32 bias matches none of PyTorch's)"""
 
 
 class DynamicShape(Rule):

@@ -11,24 +11,29 @@ import torch
 from torch import fx
 
 from systolith.importer import rules
+from systolith.importer.modules import from_quantized_modules, is_quantized_module
 
 __all__ = ["graph_module"]
 
 _FILE_LIMIT = 4 << 30
 
 
-def graph_module(model: Any) -> fx.GraphModule:
+def graph_module(model: Any, example_input: Any = None) -> fx.GraphModule:
     """The model's graph with its constants as attributes.
+
+    `example_input` is needed for modules that FX or eager mode converted.
 
     Raises
     ------
     ModelError
-        `ModelKind`, `UnreadableFile` or `PickledFile`.
+        `ModelKind`, `UnreadableFile`, `PickledFile`, or a refusal of `from_quantized_modules`.
     """
     if isinstance(model, str | Path):
         model = load_exported(Path(model))
     if isinstance(model, torch.export.ExportedProgram):
         model = model.module(check_guards=False)
+    if isinstance(model, torch.nn.Module) and is_quantized_module(model):
+        return from_quantized_modules(model, example_input)
     if not isinstance(model, fx.GraphModule):
         if isinstance(model, torch.nn.Module):
             raise rules.NotQuantized
