@@ -11,7 +11,7 @@ from rich.console import Console
 
 from systolith.bench import bench_model
 from systolith.hw.config import PRESETS, Config
-from systolith.summary import layer_table, percent
+from systolith.summary import layer_table, percent, terminal
 
 __all__ = ["GOALS", "Goal"]
 
@@ -108,4 +108,4 @@ def main(console: Console) -> None:
 
 
 if __name__ == "__main__":
-    main(Console())
+    main(terminal())

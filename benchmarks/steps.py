@@ -12,7 +12,7 @@ from systolith import models
 from systolith.bench import bench_graph, first_images
 from systolith.hw.config import PRESETS
 from systolith.importer import import_model
-from systolith.summary import layer_table
+from systolith.summary import layer_table, terminal
 
 __all__ = ["CHANGES"]
 
@@ -21,7 +21,7 @@ NETWORKS = ("resnet8", "dscnn-kws", "resnet20", "mobilenetv2")
 CHANGES: dict[str, tuple[tuple[str, ...], dict[str, Any]]] = {
     "everything": ((), {}),
     "first layer not packed by taps": (("packing",), {}),
-    "no feature stays on the chip between layers": (("fusion",), {}),
+    "layer after layer, not stripe by stripe": (("fusion",), {}),
     "work in the order of the layers": (("scheduling",), {}),
     "4 requantize lanes instead of 16": ((), {"lanes": 4}),
     "1 tap a lane in the vector unit instead of 3": ((), {"vector_taps": 1}),
@@ -53,4 +53,4 @@ def main(console: Console) -> None:
 
 
 if __name__ == "__main__":
-    main(Console())
+    main(terminal())

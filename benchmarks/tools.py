@@ -15,7 +15,7 @@ from rich.console import Console
 from systolith import models
 from systolith.bench import bench_model
 from systolith.hw.config import PRESETS
-from systolith.summary import layer_table
+from systolith.summary import layer_table, terminal
 
 __all__ = ["torch_seconds"]
 
@@ -80,4 +80,4 @@ def main(console: Console) -> None:
 
 
 if __name__ == "__main__":
-    main(Console())
+    main(terminal())

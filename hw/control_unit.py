@@ -8,7 +8,8 @@ from .config import Config
 from .counters import Counters, counter_port
 from .fetch import Fetch
 from .head import ENGINE_LAYOUTS, engine_queues
-from .ports import ControlSignature, Counter, EngineSignature, MemoryReadSignature
+from .ports import ControlSignature, EngineSignature, MemoryReadSignature
+from .protocol import Counter
 from .sequencer import Sequencer
 
 __all__ = ["ControlUnit"]

@@ -11,8 +11,9 @@ from .control_unit import ControlUnit
 from .counters import counter_port
 from .isa import LoadTarget, Queue
 from .load import LoadMover
-from .ports import ControlSignature, Counter, MemoryReadSignature, memory_write_signature
+from .ports import ControlSignature, MemoryReadSignature, memory_write_signature
 from .post import PostProcessor
+from .protocol import Counter
 from .scratchpad import Scratchpad
 from .store import StoreMover
 from .vector import VectorUnit

@@ -7,7 +7,7 @@ from amaranth.lib.wiring import In, Out
 from .config import Config
 from .head import MAX_IN_FLIGHT
 from .isa import Queue
-from .ports import Counter
+from .protocol import Counter
 
 __all__ = ["Counters", "counter_port"]
 

@@ -1,10 +1,8 @@
-"""Signatures of the streams between the accelerator's components, and of its counters.
+"""Signatures of the streams between the accelerator's components.
 
 Every boundary is a ready/valid stream. Signatures are given as the *initiator* sees them; the
 responding side uses the flipped one.
 """
-
-from enum import IntEnum
 
 from amaranth import signed, unsigned
 from amaranth.lib import data, stream, wiring
@@ -12,6 +10,7 @@ from amaranth.lib.wiring import In, Out
 
 from .config import Config
 from .isa import ErrorCode, Instruction, LoadTarget, Queue, instruction_fields
+from .protocol import Counter
 
 __all__ = [
     "ACCUMULATOR_LATENCY",
@@ -19,7 +18,6 @@ __all__ = [
     "SCRATCHPAD_LATENCY",
     "AccumulatorReadSignature",
     "ControlSignature",
-    "Counter",
     "EngineSignature",
     "MemoryReadSignature",
     "ScratchpadReadSignature",
@@ -37,41 +35,6 @@ SCRATCHPAD_LATENCY = 2
 
 ACCUMULATOR_LATENCY = 2
 """Cycles from an accepted accumulator read to its data."""
-
-
-class Counter(IntEnum):
-    """32-bit counters of a run, readable by the driver; cleared when a run starts.
-
-    For each queue: ACTIVE cycles do useful work (the array: a pixel enters it), WAIT cycles have an
-    instruction whose thresholds are not met, STALL cycles have begun one but were refused a
-    resource, RETIRED counts instructions. WEIGHT is the part of the array's stalls in which the
-    next tile was not there yet.
-    """
-
-    CYCLES = 0
-    BYTES_READ = 1
-    BYTES_WRITTEN = 2
-    ARRAY_WEIGHT = 3
-    LOAD_ACTIVE = 4
-    LOAD_WAIT = 5
-    LOAD_STALL = 6
-    LOAD_RETIRED = 7
-    ARRAY_ACTIVE = 8
-    ARRAY_WAIT = 9
-    ARRAY_STALL = 10
-    ARRAY_RETIRED = 11
-    VECTOR_ACTIVE = 12
-    VECTOR_WAIT = 13
-    VECTOR_STALL = 14
-    VECTOR_RETIRED = 15
-    POST_ACTIVE = 16
-    POST_WAIT = 17
-    POST_STALL = 18
-    POST_RETIRED = 19
-    STORE_ACTIVE = 20
-    STORE_WAIT = 21
-    STORE_STALL = 22
-    STORE_RETIRED = 23
 
 
 def instruction_layout(cls: type[Instruction]) -> data.StructLayout:

@@ -9,7 +9,8 @@ from .core import Core
 from .counters import counter_port
 from .isa import ErrorCode, Queue
 from .link.endpoint import Endpoint
-from .ports import Counter, MemoryReadSignature, memory_write_signature
+from .ports import MemoryReadSignature, memory_write_signature
+from .protocol import Counter
 
 __all__ = ["DirectSignature", "SoC"]
 

@@ -45,8 +45,10 @@ def compile(model: Any, example_input: Any = None, *, config: str | Path | Confi
         Naming the layer and the reason when the model cannot be imported or does not fit.
     """
     from .batching import side_by_side
+    from .bias_table import BiasTable
     from .compiler import compile_graph
     from .graph import Graph
+    from .integer import bias_report
 
     chosen = load_config(config)
     bias = bias or chosen.bias
@@ -66,7 +68,8 @@ def compile(model: Any, example_input: Any = None, *, config: str | Path | Confi
     if batch != 1:
         graph = side_by_side(graph, batch)
     program = compile_graph(graph, chosen, name=name)
-    return replace(program, batch=batch, known_answer=known_answer(graph))
+    return replace(program, batch=batch, known_answer=known_answer(graph),
+                   biases=BiasTable.of(bias_report(graph)))
 
 
 def known_answer(graph: "Graph") -> "KnownAnswer":

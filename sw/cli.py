@@ -13,17 +13,16 @@ from pathlib import Path
 from typing import Annotated, Any
 
 import typer
-from rich.console import Console
 
 from .errors import Error, InputError, ModelError
+from .summary import terminal
 
 __all__ = ["app", "main"]
 
 app = typer.Typer(
     name="systolith", no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False,
     help="Run PyTorch-quantized models bit for bit on an open int8 FPGA accelerator.")
-# A file or a pipe has no width: tables are not cut there.
-console = Console(highlight=False, width=None if sys.stdout.isatty() else 180)
+console = terminal()
 
 Json = Annotated[Path | None, typer.Option("--json", help="write the result as JSON to this file")]
 ConfigOption = Annotated[str, typer.Option("--config", help="preset name or TOML file")]

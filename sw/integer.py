@@ -10,11 +10,12 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from systolith.bias_table import BiasRow
 from systolith.errors import ModelError
 from systolith.graph import ConvTranspose2d, Graph
 from systolith.sim import numerics
 
-__all__ = ["BiasRow", "Quantization", "add_constants", "average_constants", "bias_report",
+__all__ = ["Quantization", "add_constants", "average_constants", "bias_report",
            "requantize_constants", "weighted_constants"]
 
 ACCUMULATOR_LIMIT = 1 << 31
@@ -156,38 +157,6 @@ def average_constants(source: Quantization, target: Quantization, count: int, *,
                 "low": target.low, "high": target.high}
     return requantize_constants(source, target, bias=-count * source.zero, factor=1 / count,
                                 multiplier_bits=multiplier_bits)
-
-
-@dataclass(frozen=True, kw_only=True)
-class BiasRow:
-    """What became of the bias of one channel.
-
-    Parameters
-    ----------
-    layer, channel
-        Where.
-    float_bias
-        The model's bias, in real numbers.
-    integer_bias
-        The int32 that the hardware adds, zero-point term included.
-    kept
-        What rounding discarded and the rounding constant restores, in accumulator units.
-    error
-        What is still missing, in output steps; 0.5 would change a rounding.
-    enlargement
-        Factor by which the channel's weight scale was enlarged, 1 as a rule.
-    enlargement_error
-        Largest error of an output that the enlargement can cause, in output steps.
-    """
-
-    layer: str
-    channel: int
-    float_bias: float
-    integer_bias: int
-    kept: float
-    error: float
-    enlargement: int
-    enlargement_error: float
 
 
 def bias_report(graph: Graph) -> list[BiasRow]:

@@ -17,6 +17,7 @@ from systolith.hw.config import Config
 from systolith.hw.isa import DESCRIPTOR_BYTES, DecodeError, decode_descriptor
 
 from . import container
+from .bias_table import BiasRow, BiasTable
 from .errors import ConfigError, ProgramError
 from .layout import TensorDescriptor
 
@@ -107,6 +108,8 @@ class Program:
         Images that one run computes; more than one lie side by side in tensors (C, 1, batch).
     known_answer
         Inputs and expected outputs of one image, for self tests.
+    biases
+        What became of each bias; see `bias_report`.
     metadata
         Anything else worth keeping, as JSON values.
 
@@ -128,6 +131,7 @@ class Program:
     model: str = ""
     batch: int = 1
     known_answer: KnownAnswer | None = None
+    biases: BiasTable | None = None
     metadata: dict[str, Any] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
@@ -206,6 +210,10 @@ class Program:
         """The cost model's cycles of one image."""
         return sum(stage.predicted_cycles for stage in self.stages)
 
+    def bias_report(self) -> list[BiasRow]:
+        """What became of each bias: a row for every channel of every layer with weights."""
+        return [] if self.biases is None else self.biases.rows()
+
     def check_config(self, config: Config) -> None:
         """Raise `ProgramError` unless the program was compiled for `config`."""
         if config.hash != self.config.hash:
@@ -245,6 +253,9 @@ class Program:
                                  ("output", self.known_answer.outputs)):
                 for index, array in enumerate(arrays):
                     tensors[f"{kind}.{index}"] = np.ascontiguousarray(array)
+        if self.biases is not None:
+            shape, contents = self.biases.to_bytes()
+            tensors["biases"] = np.frombuffer(contents, np.uint8).reshape(shape)
         text = json.dumps(self._to_dict(), separators=(",", ":"), allow_nan=False)
         parts = {name: ("I8" if array.dtype == np.int8 else "U8", array.shape, array.tobytes())
                  for name, array in tensors.items()}
@@ -267,6 +278,7 @@ class Program:
             "regions": [dict(vars(region)) for region in self.regions],
             "model": self.model,
             "batch": self.batch,
+            "bias_layers": [] if self.biases is None else list(self.biases.layers),
             "metadata": self.metadata,
         }
 
@@ -295,11 +307,17 @@ class Program:
             raise container.Malformed("it has no image; compile the model again")
         inputs = tuple(map(TensorDescriptor.from_dict, reader.take("inputs", list)))
         outputs = tuple(map(TensorDescriptor.from_dict, reader.take("outputs", list)))
+        layers = reader.take("bias_layers", list)
+        biases = None
+        if "biases" in parts:
+            _, shape, contents = parts["biases"]
+            biases = BiasTable.from_bytes(layers, shape, contents)
         answer = None
-        if len(parts) > 1:
+        rest = len(parts) - 1 - (biases is not None)
+        if rest:
             answer = KnownAnswer(_answers("input", parts, len(inputs)),
                                  _answers("output", parts, len(outputs)))
-        if len(parts) != 1 + (0 if answer is None else len(inputs) + len(outputs)):
+        if rest != (0 if answer is None else len(inputs) + len(outputs)):
             raise container.Malformed("it has tensors that do not belong to a program; compile "
                                       "again")
         program = cls(
@@ -312,7 +330,7 @@ class Program:
             regions=tuple(_record(Region, item, _REGION_FIELDS)
                           for item in reader.take("regions", list)),
             model=reader.take("model", str), batch=reader.take("batch", int), known_answer=answer,
-            metadata=reader.take("metadata", dict))
+            biases=biases, metadata=reader.take("metadata", dict))
         reader.finish()
         return program
 

@@ -105,7 +105,7 @@ def _page(summary: dict[str, Any], program: Program | None) -> str:
             ("cause", "", "cycles"),
             [(name.replace("_", " "), "", value) for name, value in summary["stalls"].items()])]
     if program is not None:
-        rows = program.metadata.get("bias_report", ())
+        rows = [vars(row) for row in program.bias_report()]
         if rows:
             parts += ["<h2>Bias</h2>", '<p class="note">Float bias, the integer that is added, '
                       "what a rounding constant keeps of the rest, and the error that remains in "

@@ -4,6 +4,7 @@ Figures of a run come from the device's own counters; predictions from the compi
 """
 
 import json
+import sys
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -17,8 +18,8 @@ if TYPE_CHECKING:
     from .driver.records import RunRecord
     from .program import Program
 
-__all__ = ["compile_summary", "layer_table", "print_run", "print_summary", "run_summary",
-           "write_trace"]
+__all__ = ["compile_summary", "layer_table", "percent", "print_run", "print_summary", "run_summary",
+           "terminal", "write_trace"]
 
 
 def compile_summary(program: "Program") -> dict[str, Any]:
@@ -48,6 +49,11 @@ def layer_table(title: str, columns: Sequence[str], rows: Sequence[Sequence[Any]
     for row in rows:
         table.add_row(*(f"{value:,}" if isinstance(value, int) else str(value) for value in row))
     return table
+
+
+def terminal() -> Console:
+    """A console for tables; a file or a pipe has no width, so that nothing is cut there."""
+    return Console(highlight=False, width=None if sys.stdout.isatty() else 180)
 
 
 def percent(value: float) -> str:

@@ -57,7 +57,7 @@ def test_the_same_layer_on_tiny_and_default(preset):
     measure(graph, config, memory_latency=7 if preset == "tiny" else 50)
 
 
-@pytest.mark.parametrize(("network", "cycles"), (("resnet8", 52_984), ("dscnn", 12_916)))
+@pytest.mark.parametrize(("network", "cycles"), (("resnet8", 52_351), ("dscnn", 12_916)))
 def test_cycles_of_small_networks(network, cycles):
     config = PRESETS["default"]
     result = measure(NETWORKS[network](config), config)
@@ -84,6 +84,10 @@ def test_images_side_by_side(tmp_path):
     levels = rng.integers(-128, 128, (10, 37)).astype(np.int8)
     expected = execute(graph, {"x": levels})[graph.outputs[0]]
     images = graph.tensors["x"].dequantize(levels)
+    rows = systolith.load(path).bias_report()
+    assert rows == program.bias_report() and len(rows) == 21 + 9
+    assert [row.integer_bias for row in rows] == [
+        int(bias) for node in graph.nodes for bias in node.bias]
     with systolith.open("golden", config=config) as device:
         results = device.run(systolith.load(path), images, dequantize=False)
         assert np.array_equal(results, expected)

@@ -11,7 +11,7 @@ from systolith.driver.device import Device
 from systolith.driver.link import Link
 from systolith.driver.machine import LinkMachine
 from systolith.driver.tools import device_action, info, measure, selftest
-from systolith.errors import ConfigError, DeviceError, InputError, LinkError
+from systolith.errors import ConfigError, DeviceError, InputError, LinkError, ProgramError
 from systolith.hw.config import PRESETS
 from systolith.hw.protocol import COUNTERS
 from systolith.sim.faults import Faults, FaultyTransport, PeerTransport
@@ -28,7 +28,8 @@ class GoldenBed:
         self.core.timestamps = [(900, 800)]
         self.peer = Peer(config, self.memory, self.core)
         line = FaultyTransport(PeerTransport(self.peer), faults or Faults(), seed)
-        self.device = Device(LinkMachine(Link(line, seed=seed)), streaming=streaming)
+        self.device = Device(LinkMachine(Link(line, seed=seed)), streaming=streaming,
+                             verifying=False)
 
 
 def images(count, seed=1):
@@ -261,3 +262,12 @@ class StuckMemory:
         length = where.stop - where.start
         start = where.start & ~(1 << 14)
         return slice(start, start + length)
+
+
+def test_programs_are_verified_before_they_are_sent():
+    """What would stop the device, or read what nobody wrote, does not reach it."""
+    with systolith.open("golden", config=CONFIG) as device:
+        with pytest.raises(ProgramError, match="LOAD instruction 0"):
+            device.run(copy_program(error=True), images(1))
+        assert np.array_equal(device.run(copy_program(), images(2)),
+                              expected(copy_program(), images(2)))

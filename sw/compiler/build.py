@@ -32,7 +32,7 @@ __all__ = ["STEPS", "compile_graph", "compile_schedule"]
 
 STEPS = ("packing", "fusion", "scheduling")
 """What can be left out, to measure what it brings: packing the first layer's taps into the array's
-rows, keeping features on the chip from layer to layer, and reordering work between the engines."""
+rows, working stripe by stripe through several layers, and reordering work between the engines."""
 
 
 def compile_graph(graph: Graph, config: Config, *, name: str = "model",
@@ -80,9 +80,9 @@ def compile_schedule(graph: Graph, config: Config, *, name: str = "model",
     if improved.shape != plans[0].shape:
         plans.append(improved)
     # The planner's costs are rough: the cost model of whole programs has the last word.
-    sort = order if "scheduling" not in leave_out else in_turn
+    sorts = (in_turn,) if "scheduling" in leave_out else (order, in_turn)
     return min((_Build(graph, lowered, config, name, observe, plan).program(sort)
-                for plan in plans),
+                for plan in plans for sort in sorts),
                key=lambda result: result[0].predicted_cycles)
 
 

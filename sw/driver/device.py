@@ -10,6 +10,7 @@ from systolith.errors import DeviceError, Error
 from systolith.hw.protocol import Identity
 from systolith.layout import TensorDescriptor
 from systolith.program import Program
+from systolith.verifier import verify
 
 from .batch import finish_outputs, group_images, input_levels, ungroup_images
 from .machine import Machine, Progress, Transfer
@@ -29,6 +30,9 @@ class Device:
         Memory and core; closed with the device.
     streaming
         Whether to send the next image and fetch the last one's outputs while the core computes.
+    verifying
+        Whether a program is verified before it is loaded: no access out of range, no race, no
+        deadlock, every output written.
 
     Members
     -------
@@ -36,8 +40,9 @@ class Device:
         Figures of the last `run`, None before.
     """
 
-    def __init__(self, machine: Machine, *, streaming: bool = False):
+    def __init__(self, machine: Machine, *, streaming: bool = False, verifying: bool = True):
         self._machine = machine
+        self._verifying = verifying
         self._streaming = streaming
         self._loaded: Program | None = None
         self.last_run: RunRecord | None = None
@@ -62,9 +67,11 @@ class Device:
 
         What an earlier program left in the memory that this one uses is cleared. Raises
         `DeviceError` when the device was built for another configuration, or does not hold what it
-        was sent.
+        was sent; `ProgramError` when the program could go wrong on it.
         """
         self._check_config(program)
+        if self._verifying:
+            verify(program)
         self._loaded = None
         machine = self._machine
         machine.write(0, program.image, progress)

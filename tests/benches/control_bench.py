@@ -25,7 +25,7 @@ from systolith.hw.isa import (
     encode_descriptor,
     instruction_fields,
 )
-from systolith.hw.ports import Counter
+from systolith.hw.protocol import Counter
 from systolith.sim.agents import Agent, Bench, MemoryModel
 
 _HEADER = max(field.offset + field.width for field in instruction_fields(Instruction))

@@ -20,7 +20,7 @@ from systolith.hw.isa import (
     Vector,
     decode_descriptor,
 )
-from systolith.hw.ports import Counter
+from systolith.hw.protocol import Counter
 from systolith.sim.agents import Bench, MemoryModel
 from systolith.sim.golden import Golden
 from systolith.sim.programs import assemble, random_program
