@@ -230,12 +230,19 @@ def simulate(config: ConfigOption = "default",
 
 
 @app.command()
-def ops(json_file: Json = None) -> None:
+def ops(markdown_file: Annotated[Path | None, typer.Option(
+            "--markdown", help="write the tables as Markdown to this file")] = None,
+        json_file: Json = None) -> None:
     """Print the table of supported operators, made from the compiler's rules."""
-    from .operators import operator_table, print_operators
+    from .operators import markdown, operator_table, print_operators
 
     table = operator_table()
     print_operators(console, table)
+    if markdown_file is not None:
+        try:
+            markdown_file.write_text(markdown(table))
+        except OSError as error:
+            raise InputError(f"cannot write {markdown_file}: {error.strerror}") from None
     write_json(json_file, table)
 
 

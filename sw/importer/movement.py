@@ -38,7 +38,7 @@ def lower_reshape(lowering: Lowering, node: fx.Node, target: Quantization) -> st
 
 @handles("channel_shuffle", "native_channel_shuffle", selects=True)
 def lower_shuffle(lowering: Lowering, node: fx.Node, target: Quantization) -> str:
-    """as an order of the channels"""
+    """by a copy on the array"""
     tensor = lowering.lower(node.args[0], target)
     return lowering.builder.make(ir.ChannelShuffle, layer_name(node), (tensor,), target,
                                  groups=int(arguments(node)["groups"]))
@@ -64,7 +64,8 @@ def lower_permute(lowering: Lowering, node: fx.Node, target: Quantization) -> st
 
 @handles("cat", "concat", selects=True)
 def lower_concat(lowering: Lowering, node: fx.Node, target: Quantization) -> str:
-    """as places in memory; an input of another scale is requantized once"""
+    """as several inputs of the convolution behind it, else by a copy on the array; an input of
+    another scale is requantized once"""
     values = arguments(node)
     shape = value_shape(node)
     axis = int(values["dim"]) % len(shape)
@@ -75,7 +76,7 @@ def lower_concat(lowering: Lowering, node: fx.Node, target: Quantization) -> str
 
 @handles("slice", "select", "narrow", selects=True)
 def lower_slice(lowering: Lowering, node: fx.Node, target: Quantization) -> str:
-    """as an address"""
+    """by a copy on the array"""
     values = arguments(node)
     shape = value_shape(node.all_input_nodes[0])
     axis = int(values["dim"]) % len(shape)
@@ -97,7 +98,7 @@ def lower_slice(lowering: Lowering, node: fx.Node, target: Quantization) -> str:
 
 @handles("chunk", "split", "split_with_sizes", "getitem", selects=True)
 def lower_part(lowering: Lowering, node: fx.Node, target: Quantization) -> str:
-    """as addresses"""
+    """by copies on the array"""
     source: Any = node.args[0]
     kind, index = operator_name(source), int(node.args[1])
     if kind in ("adaptive_max_pool2d", "max_pool2d_with_indices") and index == 0:
@@ -113,7 +114,7 @@ def lower_part(lowering: Lowering, node: fx.Node, target: Quantization) -> str:
 @handles("pad", "constant_pad_nd", selects=True)
 def lower_pad(lowering: Lowering, node: fx.Node, target: Quantization) -> str:
     """inside the following convolution or pool where that pads with the same value, else by a
-    fill"""
+    copy on the array"""
     values = arguments(node)
     widths = [int(width) for width in values["pad"]]
     mode = values.get("mode", "constant")
@@ -131,7 +132,7 @@ def lower_pad(lowering: Lowering, node: fx.Node, target: Quantization) -> str:
 
 @handles("upsample_nearest1d", "upsample_nearest2d", selects=True)
 def lower_upsample(lowering: Lowering, node: fx.Node, target: Quantization) -> str:
-    """by whole factors"""
+    """by whole factors; the post-processor repeats the pixels"""
     source, result = lowering.shape(node.all_input_nodes[0]), lowering.shape(node)
     if result[1] % source[1] or result[2] % source[2]:
         raise rules.UpsampleFactor(layer=layer_name(node), input=source[1:], output=result[1:])

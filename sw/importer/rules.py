@@ -80,7 +80,7 @@ class MultipleRefusals(ModelError):
 # The model as a whole ---------------------------------------------------------------------------
 
 class ModelKind(Rule):
-    """a model of type {kind} cannot be imported: give a converted PT2E module, an ExportedProgram
+    """a model of type {kind} cannot be imported: give a converted PT2E, FX or eager module, an ExportedProgram
     or the path of a .pt2 file"""
 
 
