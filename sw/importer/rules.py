@@ -80,8 +80,8 @@ class MultipleRefusals(ModelError):
 # The model as a whole ---------------------------------------------------------------------------
 
 class ModelKind(Rule):
-    """a model of type {kind} cannot be imported: give a converted PT2E, FX or eager module, an ExportedProgram
-    or the path of a .pt2 file"""
+    """a model of type {kind} cannot be imported: give a converted PT2E, FX or eager module, an
+    ExportedProgram or the path of a .pt2 file"""
 
 
 class NotQuantized(Rule):
