@@ -343,7 +343,8 @@ def load(path: str | Path) -> Program:
     try:
         data = Path(path).read_bytes()
     except OSError as error:
-        raise ProgramError(f"cannot read program {path}: {error.strerror}") from None
+        raise ProgramError(f"cannot read program {path}: {error.strerror}: check the "
+                           "path") from None
     return Program.from_bytes(data, str(path))
 
 

@@ -29,7 +29,7 @@ class GoldenBed:
         self.peer = Peer(config, self.memory, self.core)
         line = FaultyTransport(PeerTransport(self.peer), faults or Faults(), seed)
         self.device = Device(LinkMachine(Link(line, seed=seed)), streaming=streaming,
-                             verifying=False)
+                             careful=False)
 
 
 def images(count, seed=1):

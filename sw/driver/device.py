@@ -13,6 +13,7 @@ from systolith.program import Program
 from systolith.verifier import verify
 
 from .batch import finish_outputs, group_images, input_levels, ungroup_images
+from .clearing import clearing_image
 from .machine import Machine, Progress, Transfer
 from .records import RunRecord, record
 
@@ -30,9 +31,9 @@ class Device:
         Memory and core; closed with the device.
     streaming
         Whether to send the next image and fetch the last one's outputs while the core computes.
-    verifying
-        Whether a program is verified before it is loaded: no access out of range, no race, no
-        deadlock, every output written.
+    careful
+        Whether a program is verified before it is loaded (no access out of range, no race, no
+        deadlock, every output written), and what an earlier one left behind is cleared.
 
     Members
     -------
@@ -40,9 +41,10 @@ class Device:
         Figures of the last `run`, None before.
     """
 
-    def __init__(self, machine: Machine, *, streaming: bool = False, verifying: bool = True):
+    def __init__(self, machine: Machine, *, streaming: bool = False, careful: bool = True):
         self._machine = machine
-        self._verifying = verifying
+        self._careful = careful
+        self._used = 0  # bytes of main memory that programs have used
         self._streaming = streaming
         self._loaded: Program | None = None
         self.last_run: RunRecord | None = None
@@ -65,17 +67,20 @@ class Device:
     def load(self, program: Program, *, progress: Progress | None = None) -> None:
         """Bring a program into the device's memory and verify it there.
 
-        What an earlier program left in the memory that this one uses is cleared. Raises
+        What an earlier program left in main memory and on the chip is cleared. Raises
         `DeviceError` when the device was built for another configuration, or does not hold what it
         was sent; `ProgramError` when the program could go wrong on it.
         """
         self._check_config(program)
-        if self._verifying:
-            verify(program)
-        self._loaded = None
         machine = self._machine
+        self._loaded = None
+        if self._careful:
+            verify(program)
+            machine.write(0, clearing_image(program.config))
+            machine.run(0).check(self.name)
         machine.write(0, program.image, progress)
-        rest = program.memory_bytes - len(program.image)
+        rest = max(program.memory_bytes, self._used) - len(program.image)
+        self._used = program.memory_bytes
         if rest:
             machine.fill(len(program.image), rest)
         self._loaded = program
