@@ -1,0 +1,93 @@
+"""What a board is: its chip and pins, the clock it brings, its memory, and the preset it runs."""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+from systolith.hw.config import PRESETS, Config
+
+from . import pll
+
+__all__ = ["FAMILIES", "Board", "Family"]
+
+
+@dataclass(frozen=True)
+class Family:
+    """A family of FPGAs and how to make a core clock in it.
+
+    `pll(m, source, source_mhz, wanted_mhz, board)` returns clock and lock. `resources` gives the
+    names that nextpnr's report uses, by the names of ours.
+    """
+
+    name: str
+    pll: Callable[..., Any] | None
+    resources: dict[str, str]
+
+
+def _ecp5_pll(m, source, source_mhz, wanted_mhz, board):
+    return pll.ecp5_pll(m, source, pll.ecp5_dividers(source_mhz, wanted_mhz))
+
+
+def _ice40_pll(m, source, source_mhz, wanted_mhz, board):
+    return pll.ice40_pll(m, source, pll.ice40_dividers(source_mhz, wanted_mhz))
+
+
+def _gowin_pll(m, source, source_mhz, wanted_mhz, board):
+    return pll.gowin_pll(m, source, pll.gowin_dividers(source_mhz, wanted_mhz),
+                         device=board.device)
+
+
+FAMILIES = {
+    "ecp5": Family("ecp5", _ecp5_pll, {
+        "LUT": "TRELLIS_COMB", "FF": "TRELLIS_FF", "multipliers": "MULT18X18D",
+        "block RAM": "DP16KD"}),
+    "ice40": Family("ice40", _ice40_pll, {
+        "LUT": "ICESTORM_LC", "multipliers": "ICESTORM_DSP", "block RAM": "ICESTORM_RAM",
+        "SPRAM": "ICESTORM_SPRAM"}),
+    "gowin": Family("gowin", _gowin_pll, {
+        "LUT": "LUT4", "FF": "DFF", "multipliers": "MULT9X9", "block RAM": "BSRAM"}),
+    "xilinx7": Family("xilinx7", None, {}),
+}
+"""By name: Lattice ECP5, Lattice iCE40, Gowin GW1N and GW2A, AMD 7 series."""
+
+
+@dataclass(frozen=True)
+class Board:
+    """One board.
+
+    Attributes
+    ----------
+    name : str
+        What `systolith build` calls it, and the preset it runs.
+    title : str
+        Its maker's name for it.
+    family : str
+        Key of `FAMILIES`.
+    platform : callable
+        Makes the Amaranth platform: pins, and the tools' options.
+    device : str
+        The chip.
+    memory : str
+        "block" (of the chip's own RAM) or "sdram".
+    baud : int
+        Of the link.
+    programmer : tuple of str
+        Command that loads a bitstream, whose path is put at its end.
+    prepare : callable or None
+        Statements the board needs besides clock, memory and link: `prepare(m, platform)`.
+    """
+
+    name: str
+    title: str
+    family: str
+    platform: Callable[[], Any]
+    device: str
+    memory: str
+    baud: int
+    programmer: tuple[str, ...]
+    prepare: Callable[[Any, Any], None] | None = None
+
+    @property
+    def config(self) -> Config:
+        """The preset of this board."""
+        return PRESETS[self.name]

@@ -1,0 +1,105 @@
+"""A board's top level: clocks and resets, the SoC, its main memory, and the serial line.
+
+Two clocks. The link's is the board's oscillator, so that the baud rate is as exact as a crystal;
+the core's comes from the PLL and drives everything else. Bytes cross in asynchronous FIFOs, and
+nothing else does. The core leaves reset when the PLL has locked, and the link a while later, so
+that no byte meets a core in reset.
+"""
+
+from amaranth import ClockDomain, DomainRenamer, Elaboratable, Module, ResetSignal, Signal
+from amaranth.lib import fifo, io, wiring
+from amaranth.lib.cdc import FFSynchronizer, ResetSynchronizer
+
+from systolith.errors import BuildError
+from systolith.hw.block_memory import BlockMemory
+from systolith.hw.config import Config
+from systolith.hw.link.uart import Uart
+from systolith.hw.soc import SoC
+
+from .board import FAMILIES, Board
+
+__all__ = ["BoardTop"]
+
+_RESET_CYCLES = 1 << 10
+"""Cycles of the oscillator from the core's start to the link's: block RAM of the iCE40 cannot be
+read in the first microseconds either."""
+
+_FIFO_DEPTH = 16
+
+
+class BoardTop(Elaboratable):
+    """The whole design of a board.
+
+    Parameters
+    ----------
+    board : Board
+    config : Config
+        Of the core; its `clock_mhz` is the core's clock.
+    build : int
+        64 bits that HELLO tells.
+    """
+
+    def __init__(self, board: Board, config: Config, *, build: int = 0):
+        self.board = board
+        self.config = config
+        self.build = build
+
+    def elaborate(self, platform):
+        m = Module()
+        oscillator_hz = self._clocks(m, platform)
+        m.submodules.soc = soc = SoC(self.config, build=self.build)
+        self._link(m, platform, soc, oscillator_hz)
+        m.submodules.memory = memory = self._memory(platform)
+        wiring.connect(m, soc.memory_read, memory.read)
+        wiring.connect(m, soc.memory_write, memory.write)
+        if self.board.prepare is not None:
+            self.board.prepare(m, platform)
+        return m
+
+    def _memory(self, platform):
+        if self.board.memory == "block":
+            return BlockMemory(self.config)
+        raise BuildError(f"{self.board.name}: there is no main memory '{self.board.memory}'")
+
+    def _clocks(self, m, platform):
+        """Domains `link` (the oscillator) and `sync` (the core). Returns the oscillator's Hz."""
+        family = FAMILIES[self.board.family]
+        m.submodules.oscillator = pin = io.Buffer(
+            "i", platform.request(platform.default_clk, dir="-"))
+        hertz = platform.default_clk_frequency
+        oscillator = Signal()
+        m.d.comb += oscillator.eq(pin.i)
+        core, locked = family.pll(m, oscillator, hertz / 1e6, self.config.clock_mhz, self.board)
+        platform.add_clock_constraint(core, self.config.clock_mhz * 1e6)
+
+        m.domains.start = start = ClockDomain(reset_less=True)
+        m.domains.link = link = ClockDomain()
+        m.domains.sync = sync = ClockDomain()
+        m.d.comb += [start.clk.eq(oscillator), link.clk.eq(oscillator), sync.clk.eq(core)]
+        m.submodules.core_reset = ResetSynchronizer(~locked, domain="sync")
+        running = Signal()
+        m.submodules.running = FFSynchronizer(~ResetSignal("sync"), running, o_domain="start")
+        waited = Signal(range(_RESET_CYCLES))
+        held = Signal(init=1)
+        m.d.start += held.eq(waited != _RESET_CYCLES - 1)
+        with m.If(~running):
+            m.d.start += waited.eq(0)
+        with m.Elif(held):
+            m.d.start += waited.eq(waited + 1)
+        m.d.comb += link.rst.eq(held)
+        return hertz
+
+    def _link(self, m, platform, soc, oscillator_hz):
+        pins = platform.request("uart", 0, dir={"rx": "-", "tx": "-"})
+        m.submodules.rx_pin = rx_pin = io.Buffer("i", pins.rx)
+        m.submodules.tx_pin = tx_pin = io.Buffer("o", pins.tx)
+        m.submodules.uart = uart = DomainRenamer("link")(Uart(oscillator_hz, self.board.baud))
+        m.submodules.received = received = fifo.AsyncFIFOBuffered(
+            width=8, depth=_FIFO_DEPTH, w_domain="link", r_domain="sync")
+        m.submodules.sent = sent = fifo.AsyncFIFOBuffered(
+            width=8, depth=_FIFO_DEPTH, w_domain="sync", r_domain="link")
+        m.d.comb += [uart.rx_pin.eq(rx_pin.i), tx_pin.o.eq(uart.tx_pin)]
+        wiring.connect(m, uart.rx, received.w_stream)
+        wiring.connect(m, received.r_stream, soc.rx)
+        wiring.connect(m, soc.tx, sent.w_stream)
+        wiring.connect(m, sent.r_stream, uart.tx)

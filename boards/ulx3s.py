@@ -1,0 +1,24 @@
+"""ULX3S: an ECP5 with 32 MiB of SDRAM and an FT231X as its serial port."""
+
+from .board import Board
+
+__all__ = ["ULX3S_12F", "ULX3S_85F"]
+
+
+def _platform(size):
+    def make():
+        from amaranth_boards import ulx3s
+
+        return getattr(ulx3s, f"ULX3S_{size}_Platform")()
+    return make
+
+
+def _board(size):
+    return Board(
+        name=f"ulx3s-{size.lower()}", title=f"Radiona ULX3S {size}", family="ecp5",
+        platform=_platform(size), device=f"LFE5U-{size}", memory="block", baud=3_000_000,
+        programmer=("openFPGALoader", "-b", "ulx3s"))
+
+
+ULX3S_12F = _board("12F")
+ULX3S_85F = _board("85F")
