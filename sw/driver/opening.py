@@ -42,7 +42,8 @@ def open(device: str | Sequence[str], *, config: str | Path | Config | None = No
         A name, or a list of names to spread batches over.
         "golden": the golden model in this process. "rtl": the verilated hardware in this process.
         "pty:PATH", "serial:PATH" or "serial:USB-SERIAL-NUMBER", "tcp:HOST:PORT": a device behind
-        that port.
+        that port. "dask://HOST:PORT": the devices of a Dask cluster's workers, as a list of names
+        (see `systolith.driver.farm.FarmPool`).
     config
         A preset's name, the path of a TOML file, or a `Config`. "golden" and "rtl" are built for
         it ("default" if it is None); of others it is only checked that they have it.
@@ -50,7 +51,9 @@ def open(device: str | Sequence[str], *, config: str | Path | Config | None = No
         For "rtl": `memory_latency` and `memory_bytes_per_cycle` of the simulated main memory, and
         `backdoor=True` to load programs and images past the link, for large networks. For "serial":
         `baud`. For all links: `silence`, the seconds without an answer after which a device is
-        given up, and `streaming=False` to send and compute one after the other.
+        given up, and `streaming=False` to send and compute one after the other. For "dask":
+        `worker_device`, the name of the device that each worker opens, `timeout`, the seconds in
+        which the scheduler must be there, and what `worker_device` has for options.
 
     Raises
     ------
@@ -64,9 +67,11 @@ def open(device: str | Sequence[str], *, config: str | Path | Config | None = No
     if isinstance(device, list | tuple):
         return _open_all(device, config, options)
     kind, _, rest = device.partition(":") if isinstance(device, str) else ("", "", "")
+    if kind == "dask":
+        return _dask(rest, config, options)
     if kind not in _OPENERS or (kind in ("golden", "rtl")) != (not rest):
-        raise InputError(f"no device '{device}': use golden, rtl, pty:PATH, serial:PATH or "
-                         "tcp:HOST:PORT")
+        raise InputError(f"no device '{device}': use golden, rtl, pty:PATH, serial:PATH, "
+                         "tcp:HOST:PORT or dask://HOST:PORT")
     opener, known = _OPENERS[kind]
     unknown = sorted(set(options) - set(known))
     if unknown:
@@ -85,6 +90,14 @@ def open(device: str | Sequence[str], *, config: str | Path | Config | None = No
     return Device(machine, streaming=streaming)
 
 
+def _dask(address: str, config: str | Path | Config | None, options: dict[str, Any]) -> Any:
+    if not address.startswith("//") or len(address) < 3:
+        raise InputError(f"'dask:{address}' names no scheduler: use dask://HOST:PORT")
+    from .farm import FarmPool
+
+    return FarmPool(address[2:], config=None if config is None else load_config(config), **options)
+
+
 def _open_all(names: Sequence[str], config: str | Path | Config | None,
               options: dict[str, Any]) -> DevicePool:
     if not names:
@@ -94,6 +107,8 @@ def _open_all(names: Sequence[str], config: str | Path | Config | None,
         for name in names:
             if not isinstance(name, str):
                 raise InputError(f"no device '{name}': a list of devices holds names")
+            if name.startswith("dask:"):
+                raise InputError(f"'{name}' is several devices already: open it by itself")
             devices.append(open(name, config=config, **options))
     except BaseException:
         for opened in devices:

@@ -4,7 +4,7 @@ import threading
 import time
 from collections import deque
 from collections.abc import Callable, Sequence
-from typing import Any, Self
+from typing import Any, Protocol, Self
 
 import numpy as np
 from numpy.typing import NDArray
@@ -13,13 +13,32 @@ from systolith.errors import LinkError
 from systolith.program import Program
 
 from .batch import finish_outputs, group_images, input_levels, ungroup_images
-from .device import Device
 from .records import RunRecord
 
-__all__ = ["DevicePool"]
+__all__ = ["DevicePool", "Member"]
 
 SHARES = 4
 """Pieces of a batch for each device: more even out speeds, fewer stream better."""
+
+
+class Member(Protocol):
+    """What a pool needs of a device; `Device` has all of it."""
+
+    @property
+    def name(self) -> str:
+        """What messages call the device."""
+
+    @property
+    def last_run(self) -> RunRecord | None:
+        """Figures of the last `run_levels`."""
+
+    def run_levels(self, program: Program, levels: list[NDArray[np.int8]], *,
+                   deadline: float | None = None, watchdog: int | None = None
+                   ) -> list[NDArray[np.int8]]:
+        """Run a quantized batch; `LinkError` when the device is lost."""
+
+    def close(self) -> None:
+        """Give the device back. May be called twice."""
 
 
 class DevicePool:
@@ -41,8 +60,8 @@ class DevicePool:
         time of the whole call; None before.
     """
 
-    def __init__(self, devices: Sequence[Device]):
-        self.devices = list(devices)
+    def __init__(self, devices: Sequence[Member]):
+        self.devices: list[Member] = list(devices)
         self.lost: list[tuple[str, LinkError]] = []
         self.last_run: RunRecord | None = None
 
@@ -80,12 +99,13 @@ class DevicePool:
         outputs = ungroup_images(program, work.outputs(), number)
         return finish_outputs(program, outputs, dequantize)
 
-    def _work_on(self, device: Device, program: Program, work: "_Work",
+    def _work_on(self, device: Member, program: Program, work: "_Work",
                  deadline: float | None, watchdog: int | None) -> None:
         while (piece := work.take()) is not None:
             try:
                 outputs = device.run_levels(program, work.levels(piece), deadline=deadline,
                                             watchdog=watchdog)
+                work.put(piece, outputs, device.last_run)
             except LinkError as error:
                 self.lost.append((device.name, error))
                 self.devices.remove(device)
@@ -95,7 +115,6 @@ class DevicePool:
             except BaseException as error:
                 work.fail(error)
                 return
-            work.put(piece, outputs, device.last_run)
 
     def close(self) -> None:
         """Give all devices back. May be called twice."""
@@ -150,7 +169,6 @@ class _Work:
 
     def put(self, piece: slice, outputs: list[NDArray[np.int8]], record: RunRecord | None) -> None:
         with self._change:
-            self._taken -= 1
             self._done[piece.start] = outputs
             self._images += piece.stop - piece.start
             if record is not None:
@@ -160,6 +178,7 @@ class _Work:
                     self.total_cycles = (self.total_cycles or 0) + record.total_cycles
             if self._progress is not None:
                 self._progress(self._images, self._total)
+            self._taken -= 1
             self._change.notify_all()
 
     def fail(self, error: BaseException) -> None:

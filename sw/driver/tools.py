@@ -27,6 +27,8 @@ def device_action(name: str, action: str, *, config: str | Path | Config | None 
     actions = {"info": info, "selftest": selftest, "bench": measure}
     if action not in actions:
         raise InputError(f"no action '{action}': use info, selftest or bench")
+    if name.startswith("dask:"):
+        raise InputError(f"'{name}' is several devices: name one of them")
     built = name.split(":")[0] in ("golden", "rtl")
     with open_device(name, config=config if built else None, **options) as device:
         return actions[action](device)
