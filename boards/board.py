@@ -67,6 +67,8 @@ class Board:
         Makes the Amaranth platform: pins, and the tools' options.
     device : str
         The chip.
+    multipliers : int
+        Of the chip.
     memory : str
         "block" (of the chip's own RAM) or "sdram".
     baud : int
@@ -82,6 +84,7 @@ class Board:
     family: str
     platform: Callable[[], Any]
     device: str
+    multipliers: int
     memory: str
     baud: int
     programmer: tuple[str, ...]

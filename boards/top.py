@@ -70,12 +70,11 @@ class BoardTop(Elaboratable):
         oscillator = Signal()
         m.d.comb += oscillator.eq(pin.i)
         core, locked = family.pll(m, oscillator, hertz / 1e6, self.config.clock_mhz, self.board)
-        platform.add_clock_constraint(core, self.config.clock_mhz * 1e6)
-
         m.domains.start = start = ClockDomain(reset_less=True)
         m.domains.link = link = ClockDomain()
         m.domains.sync = sync = ClockDomain()
         m.d.comb += [start.clk.eq(oscillator), link.clk.eq(oscillator), sync.clk.eq(core)]
+        platform.add_clock_constraint(sync.clk, self.config.clock_mhz * 1e6)
         m.submodules.core_reset = ResetSynchronizer(~locked, domain="sync")
         running = Signal()
         m.submodules.running = FFSynchronizer(~ResetSignal("sync"), running, o_domain="start")
@@ -90,7 +89,8 @@ class BoardTop(Elaboratable):
         return hertz
 
     def _link(self, m, platform, soc, oscillator_hz):
-        pins = platform.request("uart", 0, dir={"rx": "-", "tx": "-"})
+        resource = platform.lookup("uart", 0)
+        pins = platform.request("uart", 0, dir={pin.name: "-" for pin in resource.ios})
         m.submodules.rx_pin = rx_pin = io.Buffer("i", pins.rx)
         m.submodules.tx_pin = tx_pin = io.Buffer("o", pins.tx)
         m.submodules.uart = uart = DomainRenamer("link")(Uart(oscillator_hz, self.board.baud))

@@ -13,12 +13,13 @@ def _platform(size):
     return make
 
 
-def _board(size):
+def _board(size, multipliers):
     return Board(
         name=f"ulx3s-{size.lower()}", title=f"Radiona ULX3S {size}", family="ecp5",
-        platform=_platform(size), device=f"LFE5U-{size}", memory="block", baud=3_000_000,
+        platform=_platform(size), device=f"LFE5U-{size}", multipliers=multipliers,
+        memory="block", baud=3_000_000,
         programmer=("openFPGALoader", "-b", "ulx3s"))
 
 
-ULX3S_12F = _board("12F")
-ULX3S_85F = _board("85F")
+ULX3S_12F = _board("12F", 28)
+ULX3S_85F = _board("85F", 156)

@@ -1,8 +1,10 @@
 """The systolic array: weight-stationary int8 multiply-accumulate cells."""
 
-from amaranth import Cat, Module, Signal, signed
+from amaranth import Cat, Const, Module, Signal, signed
 from amaranth.lib import data, wiring
 from amaranth.lib.wiring import In, Out
+
+from .multiplier import has_multipliers, registered_product
 
 __all__ = ["TAG_LEAD", "SystolicArray", "partial_sum_width"]
 
@@ -38,6 +40,11 @@ def _separate(product):
     """The two products of an activation and a pair; a negative lower one has borrowed."""
     low = product[:_PAIR_BITS].as_signed()
     return low, product[_PAIR_BITS:].as_signed() + product[_PAIR_BITS - 1]
+
+
+def _register(shape, name):
+    """A register of the data path: meaningless until data reach it, so never reset."""
+    return Signal(shape, name=name, reset_less=True)
 
 
 class SystolicArray(wiring.Component):
@@ -103,31 +110,16 @@ class SystolicArray(wiring.Component):
         loaded = _groups(self.load.weights)
         above = [None] * self.columns
 
-        def register(shape, name):
-            """A register of the data path: meaningless until data reach it, so never reset."""
-            return Signal(shape, name=name, reset_less=True)
-
         for r in range(self.rows):
-            activation = register(signed(8), f"activation_{r}")
-            active = [register(len(group), f"weights_{r}_{g}") for g, group in enumerate(loaded)]
-            shadow = [register(len(group), f"shadows_{r}_{g}") for g, group in enumerate(loaded)]
-            with m.If(valid):
-                m.d.sync += activation.eq(_byte(skewed, r))
-            with m.If(valid & first):
-                m.d.sync += [active[g].eq(shadow[g]) for g in range(len(loaded))]
+            shadow = [_register(len(group), f"shadows_{r}_{g}") for g, group in enumerate(loaded)]
             with m.If(self.load.valid & (self.load.row == r)):
                 m.d.sync += [shadow[g].eq(loaded[g]) for g in range(len(loaded))]
+            multiply = self._primitives if has_multipliers(platform) else self._logic
             products = []
-            for c in range(0, self.columns, 2 if self.paired else 1):
-                product = register(signed(24 if self.paired else 16), f"product_{r}_{c}")
-                if self.paired:
-                    factor = _pair(_byte(active, c)[:4], _byte(active, c + 1)[:4])
-                    m.d.sync += product.eq(activation * factor)
-                    products += _separate(product)
-                else:
-                    m.d.sync += product.eq(activation * _byte(active, c).as_signed())
-                    products.append(product)
-            sums = [register(signed(self.width), f"sum_{r}_{c}") for c in range(self.columns)]
+            for product in multiply(m, platform, r, _byte(skewed, r).as_signed(), shadow,
+                                    valid=valid, first=first):
+                products += _separate(product) if self.paired else [product]
+            sums = [_register(signed(self.width), f"sum_{r}_{c}") for c in range(self.columns)]
             m.d.sync += [sums[c].eq(above[c] + product if r else product)
                          for c, product in enumerate(products)]
             above = sums
@@ -137,18 +129,18 @@ class SystolicArray(wiring.Component):
             following = Signal(name=f"valid_{r + 1}")
             m.d.sync += following.eq(valid)
             if r < self.rows - 1:
-                following_first = register(1, f"first_{r + 1}")
+                following_first = _register(1, f"first_{r + 1}")
                 m.d.sync += following_first.eq(first)
                 copies = list(skewed)
                 for g in range((r + 1) // 8, len(skewed)):
-                    copies[g] = register(len(skewed[g]), f"skew_{r + 1}_{g}")
+                    copies[g] = _register(len(skewed[g]), f"skew_{r + 1}_{g}")
                     with m.If(valid):
                         m.d.sync += copies[g].eq(skewed[g])
                 first, skewed = following_first, copies
             valid = following
 
         for r in range(self.rows):
-            next_tag = register(self.tag_shape, f"tag_{r + 1}")
+            next_tag = _register(self.tag_shape, f"tag_{r + 1}")
             m.d.sync += next_tag.eq(tag)
             tag = next_tag
         m.d.comb += [
@@ -157,3 +149,30 @@ class SystolicArray(wiring.Component):
             *(self.o.sums[c].eq(above[c]) for c in range(self.columns)),
         ]
         return m
+
+    def _factor(self, weights, c):
+        """What the multiplier of column `c`, or of it and its neighbour, multiplies by."""
+        if self.paired:
+            return _pair(_byte(weights, c)[:4], _byte(weights, c + 1)[:4])
+        return _byte(weights, c).as_signed()
+
+    def _logic(self, m, platform, r, activation, shadow, *, valid, first):
+        """Products of row `r`, two cycles behind the activation; its registers serve all columns,
+        and the active weights share signals, as simulators like it."""
+        held = _register(signed(8), f"activation_{r}")
+        active = [_register(len(group), f"weights_{r}_{g}") for g, group in enumerate(shadow)]
+        with m.If(valid):
+            m.d.sync += held.eq(activation)
+        with m.If(valid & first):
+            m.d.sync += [active[g].eq(shadow[g]) for g in range(len(shadow))]
+        for c in range(0, self.columns, 2 if self.paired else 1):
+            product = _register(signed(24 if self.paired else 16), f"product_{r}_{c}")
+            m.d.sync += product.eq(held * self._factor(active, c))
+            yield product
+
+    def _primitives(self, m, platform, r, activation, shadow, *, valid, first):
+        """The same from multipliers that have these registers inside."""
+        for c in range(0, self.columns, 2 if self.paired else 1):
+            yield registered_product(
+                m, platform, f"product_{r}_{c}", activation, self._factor(shadow, c),
+                enable=Const(1), a_enable=valid, b_enable=valid & first)

@@ -5,6 +5,7 @@ from amaranth.lib import wiring
 from amaranth.lib.wiring import In, Out
 
 from .config import Config
+from .multiplier import registered_product
 
 __all__ = [
     "CLAMP_STAGE",
@@ -106,7 +107,7 @@ class Requantizer(wiring.Component):
 
     def elaborate(self, platform):
         m = Module()
-        total, shift = self._multiply(m, self._bias_and_significand(m))
+        total, shift = self._multiply(m, platform, self._bias_and_significand(m))
         magnitude, up, sign = self._shift_and_round(m, total, shift)
 
         # -(magnitude + up) is the magnitude's complement and 1 - up: one adder for all of it.
@@ -140,7 +141,7 @@ class Requantizer(wiring.Component):
             m.d.sync += v.eq((biased + (below >> 1) + even) & ~Cat(below, Const(0, 26)).as_signed())
         return v
 
-    def _multiply(self, m, v):
+    def _multiply(self, m, platform, v):
         """Stages 2 to 4: v * M + R, from products that fit small multipliers."""
         width = self.product_width + 1
         base = Signal(signed(width))
@@ -149,16 +150,11 @@ class Requantizer(wiring.Component):
         low, high = v[:_LOW_BITS], v[_LOW_BITS:].as_signed()
         if self._bits == 24:
             m_low, m_high = self.multiplier[:12], self.multiplier[12:]
-            low_low = Signal(_LOW_BITS + 12)
-            low_high = Signal(_LOW_BITS + 12)
-            high_low = Signal(signed(28))
-            high_high = Signal(signed(28))
+            low_low, low_high, high_low, high_high = (
+                registered_product(m, platform, name, a, b, enable=self.enable[2])
+                for name, a, b in (("low_low", low, m_low), ("low_high", low, m_high),
+                                   ("high_low", high, m_low), ("high_high", high, m_high)))
             middle = Signal(signed(34))
-            with m.If(self.enable[2]):
-                m.d.sync += [
-                    low_low.eq(low * m_low), low_high.eq(low * m_high),
-                    high_low.eq(high * m_low), high_high.eq(high * m_high),
-                ]
             with m.If(self.enable[3]):
                 m.d.sync += [
                     base.eq(Cat(low_low, high_high).as_signed() + rounding),
@@ -166,11 +162,11 @@ class Requantizer(wiring.Component):
                 ]
             rest = middle << 12
         elif self._bits:
-            by_low = Signal(_LOW_BITS + self._bits)
-            by_high = Signal(signed(33 - _LOW_BITS + self._bits))
+            by_low, by_high = (
+                registered_product(m, platform, name, part, self.multiplier,
+                                   enable=self.enable[2])
+                for name, part in (("by_low", low), ("by_high", high)))
             upper = Signal(by_high.shape())
-            with m.If(self.enable[2]):
-                m.d.sync += [by_low.eq(low * self.multiplier), by_high.eq(high * self.multiplier)]
             with m.If(self.enable[3]):
                 m.d.sync += [base.eq(by_low + rounding), upper.eq(by_high)]
             rest = upper << _LOW_BITS

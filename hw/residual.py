@@ -5,6 +5,7 @@ from amaranth.lib import wiring
 from amaranth.lib.wiring import In, Out
 
 from .isa import ADD_MULTIPLIER_BITS
+from .multiplier import registered_product
 from .requantize import bounded
 
 __all__ = [
@@ -30,6 +31,8 @@ ADD_CLAMP_STAGE = 6
 
 ADD_LATENCY = 7
 """Cycles from the operands to the sum."""
+
+_LOW_BITS = ADD_MULTIPLIER_BITS // 2
 
 
 class ResidualAdder(wiring.Component):
@@ -73,17 +76,22 @@ class ResidualAdder(wiring.Component):
         m = Module()
         difference_a = Signal(signed(9))
         difference_b = Signal(signed(9))
-        product_a = Signal(signed(32))
-        product_b = Signal(signed(32))
         total = Signal(signed(32))  # 510 * 2^22 < 2^31
         with m.If(self.enable[0]):
             m.d.sync += [difference_a.eq(self.a - self.zero_a),
                          difference_b.eq(self.b - self.zero_b)]
-        with m.If(self.enable[1]):
-            m.d.sync += [product_a.eq(difference_a * self.multiplier_a),
-                         product_b.eq(difference_b * self.multiplier_b)]
+
+        # A multiplier is cut in two, which fit small hardware multipliers.
+        def products(letter, difference, multiplier):
+            return (registered_product(m, platform, f"{part}_{letter}", difference, bits,
+                                       enable=self.enable[1])
+                    for part, bits in (("low", multiplier[:_LOW_BITS]),
+                                       ("high", multiplier[_LOW_BITS:].as_signed())))
+
+        low_a, high_a = products("a", difference_a, self.multiplier_a)
+        low_b, high_b = products("b", difference_b, self.multiplier_b)
         with m.If(self.enable[2]):
-            m.d.sync += total.eq(product_a + product_b)
+            m.d.sync += total.eq((low_a + low_b) + ((high_a + high_b) << _LOW_BITS))
 
         # The bit behind the point is kept as bit 0; what lies below it is sticky. First the
         # shift's multiple of 8, then the rest.

@@ -9,7 +9,7 @@ are there: a MAC pass that reads n weight words can begin n + 2 cycles after the
 MAC pass before it.
 """
 
-from amaranth import Cat, Module, Mux, Signal, signed
+from amaranth import Cat, Const, Module, Mux, Signal, signed
 from amaranth.lib import data, wiring
 from amaranth.lib.memory import Memory
 from amaranth.lib.wiring import In, Out
@@ -19,6 +19,7 @@ from .config import Config
 from .intake import Intake
 from .isa import ErrorCode, LoadTarget, Vector, VectorMode
 from .loops import LoopNest
+from .multiplier import registered_product
 from .ports import (
     SCRATCHPAD_LATENCY,
     AccumulatorReadSignature,
@@ -98,9 +99,7 @@ class VectorLanes(wiring.Component):
         summing = delayed(multiplying, 2)
 
         for lane in range(self.lanes):
-            activation = register(8, f"activation_{lane}")
-            with m.If(self.i.valid):
-                m.d.sync += activation.eq(self.i.data.word_select(lane, 8))
+            activation = self.i.data.word_select(lane, 8).as_signed()
             before = None
             sums = []
             for tap in range(self.taps):
@@ -108,15 +107,14 @@ class VectorLanes(wiring.Component):
                 # A sum of 7 products at most, but of a whole row's in the last tap.
                 total = register(_VALUE_BITS if is_last else 19, f"sum_{lane}_{tap}")
                 shadow = register(8, f"shadow_{lane}_{tap}")
-                active = register(8, f"weight_{lane}_{tap}")
-                product = register(16, f"product_{lane}_{tap}")
                 with m.If(self.load.valid & (self.load.tap == tap)):
                     m.d.sync += shadow.eq(self.load.weights.word_select(lane, 8))
-                with m.If(self.i.valid & self.i.swap):
-                    m.d.sync += active.eq(shadow)
-                with m.If(multiplying["valid"]):
-                    m.d.sync += product.eq(Mux(multiplying["maximum"], activation,
-                                               activation * active))
+                # A maximum is taken of products with 1, so that nothing is behind the multiplier.
+                product = registered_product(
+                    m, platform, f"product_{lane}_{tap}", activation,
+                    Mux(self.i.maximum, Const(1, signed(8)), shadow), enable=multiplying["valid"],
+                    a_enable=self.i.valid,
+                    b_enable=self.i.valid & (self.i.swap | self.i.maximum))
                 begin = summing["begin"][tap]
                 if is_last:
                     hold = summing["hold"]

