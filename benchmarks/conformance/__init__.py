@@ -1,0 +1,1 @@
+"""Outputs counted against other implementations of the same arithmetic: `make conformance`."""
