@@ -177,6 +177,41 @@ def test_training_with_quantization(digits) -> None:  # type: ignore[no-untyped-
     assert not any(np.any(node.rounding) for node in graph.weighted())
 
 
+@pytest.mark.parametrize("weight_bits", [8, 4])
+def test_training_with_and_without_the_bias_in_the_loop(digits, weight_bits: int) -> None:  # type: ignore[no-untyped-def]
+    """What was trained is what runs only where training rounds the biases, too."""
+    model, images, labels, test_images, test_labels = digits
+    tune = fine_tune_classifier(
+        list(zip(images[:512].split(64), labels[:512].split(64), strict=True)), epochs=2)
+    accuracies, changed = {}, {}
+    for in_the_loop in (True, False):
+        trained: list[np.ndarray] = []
+
+        def fine_tune(prepared: nn.Module, keep: bool = in_the_loop,
+                      trained: list[np.ndarray] = trained) -> None:
+            for part in prepared.modules():
+                if isinstance(part, BiasFakeQuantize) and not keep:
+                    part.disable_fake_quant()
+            tune(prepared)
+            prepared.train()
+            with torch.no_grad():
+                trained.append(prepared(torch.from_numpy(test_images)).numpy())
+
+        quantized = quantize(model, images[:128].split(64), qat=True, fine_tune=fine_tune,
+                             weight_bits=weight_bits)
+        graph = import_model(quantized, images[:1])
+        integers = reference(graph, test_images)
+        step = graph.tensors[graph.outputs[0]].scale
+        accuracies[in_the_loop] = accuracy(integers, test_labels)
+        changed[in_the_loop] = float((np.rint((integers - trained[0]) / step) != 0).mean())
+    print(f"{weight_bits}-bit weights: accuracy {accuracies[True]:.4f} with the bias in the loop, "
+          f"{accuracies[False]:.4f} without; logits that conversion changes: {changed[True]:.2%} "
+          f"and {changed[False]:.2%}")
+    assert min(accuracies.values()) >= 0.97
+    assert changed[True] <= 2e-3
+    assert changed[False] >= 0.01, "the loop makes no difference: it is not tested"
+
+
 @pytest.mark.parametrize("qat", [False, True])
 def test_quantizer_for_those_who_call_pt2e_themselves(qat: bool) -> None:
     images = inputs((8, *IMAGE), 4)
