@@ -63,6 +63,9 @@ def reference(model: Any, images: Any, *, example_input: Any = None, bias: str =
     if len(arrays) != len(graph.inputs):
         raise InputError(f"the network has {len(graph.inputs)} inputs "
                          f"({', '.join(graph.inputs)}), not {len(arrays)}")
+    for name, array in zip(graph.inputs, arrays, strict=True):
+        if np.isnan(np.asarray(array, np.float32)).any():
+            raise InputError(f"input '{name}' contains NaN: clean the data")
     levels = {name: graph.tensors[name].quantize(_as_inside(np.asarray(array),
                                                             graph.tensors[name].shape))
               for name, array in zip(graph.inputs, arrays, strict=True)}

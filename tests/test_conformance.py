@@ -14,7 +14,8 @@ from benchmarks.conformance.samples import OPERATORS
 from benchmarks.conformance.table import Conformance, conformance
 
 # torch.ao.quantization announces its end whenever its kernels' tensors are made.
-pytestmark = pytest.mark.filterwarnings("ignore::DeprecationWarning", "ignore::UserWarning")
+pytestmark = pytest.mark.filterwarnings("ignore::DeprecationWarning", "ignore::UserWarning",
+                                        "ignore::FutureWarning")
 
 
 @pytest.fixture(scope="module")

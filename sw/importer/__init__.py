@@ -2,7 +2,7 @@
 
 from typing import TYPE_CHECKING, Any
 
-from systolith.errors import MissingExtraError
+from systolith.errors import MissingExtraError, ModelError
 
 if TYPE_CHECKING:
     from systolith.graph import Graph
@@ -40,6 +40,10 @@ def import_model(model: Any, example_input: Any = None, *, bias: str = "exact",
     except ImportError:
         raise MissingExtraError("importing a PyTorch model needs torch: "
                                 "pip install 'systolith[torch]'") from None
+    if bias not in ("exact", "int32"):
+        raise ModelError(f"bias must be \"exact\" or \"int32\", not {bias!r}")
+    if multiplier_bits not in (24, 18, 16, 0):
+        raise ModelError(f"multiplier_bits must be 24, 18, 16 or 0, not {multiplier_bits}")
     from systolith.importer.pt2e import import_pt2e
     from systolith.importer.sources import graph_module
 

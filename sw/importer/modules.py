@@ -98,6 +98,9 @@ def from_quantized_modules(model: nn.Module, example_input: Any) -> fx.GraphModu
     if example_input is None:
         raise rules.NeedsExample
     given = example_input if isinstance(example_input, tuple | list) else (example_input,)
+    for value in given:
+        if not hasattr(value, "shape"):
+            raise rules.ExampleKind(kind=type(value).__name__)
     images = tuple(torch.as_tensor(value)[:1].float() for value in given)
     if any(not len(value) for value in images):
         shapes = [tuple(value.shape) for value in images]

@@ -10,11 +10,11 @@ from systolith.graph import Graph
 # Importing these registers their handlers.
 from systolith.importer import elementwise, movement, pooling, rules, weighted  # noqa: F401
 from systolith.importer.builder import Builder
-from systolith.importer.fx import operator_name, value_shape
-from systolith.importer.lowering import Lowering
+from systolith.importer.fx import layer_name, operator_name, value_shape
+from systolith.importer.lowering import CLAMPS, HANDLERS, Lowering
 from systolith.importer.modules import CENTERED_AVERAGE
 from systolith.importer.passes import simplify
-from systolith.importer.tail import lower_results
+from systolith.importer.tail import TAIL_OPERATORS, lower_results
 
 __all__ = ["import_pt2e"]
 
@@ -24,7 +24,7 @@ def import_pt2e(module: fx.GraphModule, example_input: Any, *, bias: str,
     """Lower the whole module. Raises every reason to refuse it at once."""
     names = {operator_name(node) for node in module.graph.nodes}
     if not any(name.startswith(("quantize_per", "dequantize_per")) for name in names):
-        raise rules.NotQuantized
+        _refuse_float(module)
     _check_example(module, example_input)
     builder = Builder(bias=bias, multiplier_bits=multiplier_bits)
     lowering = Lowering(module, builder, centered_average=module.meta.get(CENTERED_AVERAGE, True))
@@ -44,6 +44,16 @@ def import_pt2e(module: fx.GraphModule, example_input: Any, *, bias: str,
     return graph
 
 
+def _refuse_float(module: fx.GraphModule) -> None:
+    """Refuse a model without quantized tensors: for its unsupported operators, if it has some."""
+    unknown = [rules.UnsupportedOperator(layer=layer_name(node), operator=operator_name(node))
+               for node in module.graph.nodes if node.op == "call_function"
+               and operator_name(node) not in (*HANDLERS, *CLAMPS, *TAIL_OPERATORS)]
+    if not unknown:
+        raise rules.NotQuantized
+    raise unknown[0] if len(unknown) == 1 else rules.MultipleRefusals([*unknown])
+
+
 def _check_example(module: fx.GraphModule, example_input: Any) -> None:
     if example_input is None:
         return
@@ -53,6 +63,8 @@ def _check_example(module: fx.GraphModule, example_input: Any) -> None:
         raise rules.ExampleShape(name=", ".join(node.name for node in places),
                                  given=f"{len(given)} tensors", expected=f"{len(places)} tensors")
     for node, value in zip(places, given, strict=True):
+        if not hasattr(value, "shape"):
+            raise rules.ExampleKind(kind=type(value).__name__)
         shape, expected = tuple(value.shape), value_shape(node)
         if len(shape) != len(expected) or shape[1:] != expected[1:] or shape[0] < 1:
             raise rules.ExampleShape(name=node.name, given=shape, expected=("N", *expected[1:]))

@@ -19,6 +19,7 @@ __all__ = [
     "Corrupt",
     "DynamicQuantization",
     "DynamicShape",
+    "ExampleKind",
     "ExampleShape",
     "FloatLayer",
     "InputScales",
@@ -121,6 +122,11 @@ class DynamicShape(Rule):
 class ExampleShape(Rule):
     """the example input has the shape {given}, but input '{name}' of the model is {expected}: give
     an example of that shape behind the batch axis"""
+
+
+class ExampleKind(Rule):
+    """an example input of type {kind} has no shape: give a tensor or an array, or a tuple of them,
+    batch first"""
 
 
 class UnreadableFile(Rule):

@@ -2,6 +2,7 @@
 
 import io
 import json
+import logging
 import zipfile
 import zlib
 from pathlib import Path
@@ -50,11 +51,30 @@ def load_exported(path: Path) -> torch.export.ExportedProgram:
             EOFError, zlib.error) as error:
         reason = getattr(error, "strerror", None) or str(error) or type(error).__name__
         raise rules.UnreadableFile(path=path, reason=reason) from None
+    quiet = _Quiet()
+    quiet.logger.addFilter(quiet)
     try:
         return torch.export.load(path)
     except Exception as error:  # the loader raises whatever a damaged file makes it raise
-        reason = " ".join(str(error).split())[:200] or type(error).__name__
+        reason = " ".join(str(quiet.cause or error).split())[:200] or type(error).__name__
         raise rules.UnreadableFile(path=path, reason=reason) from None
+    finally:
+        quiet.logger.removeFilter(quiet)
+
+
+class _Quiet(logging.Filter):
+    """Keeps the loader from logging the traceback of what it raises, and remembers the cause."""
+
+    logger = logging.getLogger("torch.export")
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.cause: BaseException | None = None
+
+    def filter(self, record: logging.LogRecord) -> bool:
+        if record.exc_info and self.cause is None:
+            self.cause = record.exc_info[1]
+        return False
 
 
 def _refuse_pickles(path: Path, archive: zipfile.ZipFile) -> None:
@@ -70,7 +90,7 @@ def _refuse_pickles(path: Path, archive: zipfile.ZipFile) -> None:
         name = member.filename
         if name.endswith("config.json"):
             _refuse_pickled_payloads(path, name, json.loads(archive.read(member)))
-        elif "custom_obj" in name or "opaque" in name:
+        elif "custom_obj" in name or "opaque" in name or name.endswith(".pkl"):
             raise rules.PickledFile(path=path, member=name)
         elif name.endswith(".pt"):
             data = archive.read(member)

@@ -11,6 +11,7 @@ from torchao.quantization.pt2e import allow_exported_model_train_eval
 from torchao.quantization.pt2e.quantize_pt2e import convert_pt2e, prepare_pt2e, prepare_qat_pt2e
 
 from systolith.errors import InputError, ModelError
+from systolith.importer import rules
 from systolith.quantizer.annotate import SystolithQuantizer
 
 __all__ = ["fine_tune_classifier", "fold_batch_norm", "quantize"]
@@ -44,13 +45,20 @@ def quantize(model: nn.Module, batches: Iterable[Any], *, per_channel: bool = Tr
     Raises
     ------
     ModelError
-        When the model cannot be exported.
+        When the model cannot be exported, or holds numbers that are not finite.
     InputError
-        When there is no calibration batch.
+        When there is no calibration batch, or one holds no finite numbers.
     """
+    if not isinstance(model, nn.Module):
+        raise ModelError(f"quantize takes a float torch.nn.Module, not {type(model).__name__}")
+    _check_finite(model)
     examples = [_tensors(batch) for batch in batches]
     if not examples or any(len(tensor) == 0 for batch in examples for tensor in batch):
         raise InputError("calibration needs at least one batch with at least one input")
+    for index, batch in enumerate(examples):
+        if not all(bool(torch.isfinite(tensor).all()) for tensor in batch):
+            raise InputError(f"calibration batch {index} contains NaN or infinite values: clean "
+                             "the data")
     if qat != (fine_tune is not None):
         raise ModelError("qat=True needs fine_tune, a function that trains the prepared model, and "
                          "fine_tune needs qat=True")
@@ -67,6 +75,14 @@ def quantize(model: nn.Module, batches: Iterable[Any], *, per_channel: bool = Tr
         fine_tune(prepared)
         prepared.eval()
     return convert_pt2e(prepared)
+
+
+def _check_finite(model: nn.Module) -> None:
+    for name, value in model.state_dict().items():
+        if isinstance(value, Tensor) and value.is_floating_point() and not bool(
+                torch.isfinite(value).all()):
+            layer, _, what = name.rpartition(".")
+            raise rules.NotFinite(layer=layer or type(model).__name__, what=what)
 
 
 def fold_batch_norm(model: nn.Module) -> nn.Module:
@@ -131,7 +147,12 @@ def _hold_scales(module: nn.Module) -> None:
 
 def _tensors(batch: Any) -> tuple[Tensor, ...]:
     items = batch if isinstance(batch, tuple | list) else (batch,)
-    return tuple(torch.as_tensor(item, dtype=torch.float32) for item in items)
+    try:
+        return tuple(torch.as_tensor(item, dtype=torch.float32) for item in items)
+    except (TypeError, ValueError, RuntimeError):
+        kinds = ", ".join(type(item).__name__ for item in items)
+        raise InputError(f"a batch of type {kinds} does not hold real numbers: give tensors or "
+                         "arrays, batch first") from None
 
 
 def _export(model: nn.Module, example: tuple[Tensor, ...]) -> fx.GraphModule:
