@@ -4,6 +4,7 @@ The same images go through all four, and every tensor that two of them have is c
 program is compiled so that each layer's result stays in main memory to be read.
 """
 
+import itertools
 from typing import Any
 
 import numpy as np
@@ -149,4 +150,10 @@ def print_agreement(console: Console, result: dict[str, Any]) -> None:
     else:
         left, right = first["between"]
         console.print(f"first difference: layer '{first['layer']}', element {first['index']}: "
-                      f"{left} has {first['values'][0]}, {right} has {first['values'][1]}")
+                      f"{left} has {first['values'][0]}, {right} has {first['values'][1]}",
+                      soft_wrap=True)
+        before = itertools.takewhile(lambda row: row["name"] != first["layer"], result["layers"])
+        unseen = [row["name"] for row in before if row["reference_vs_golden"] is None]
+        if unseen:
+            console.print("it may come from a layer before it whose result the program does not "
+                          f"leave in main memory: {', '.join(unseen)}", soft_wrap=True)
