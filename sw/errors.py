@@ -12,7 +12,9 @@ __all__ = [
     "LinkError",
     "MissingExtraError",
     "ModelError",
+    "MultipleRefusals",
     "ProgramError",
+    "refuse_all",
 ]
 
 
@@ -26,6 +28,24 @@ class ConfigError(Error):
 
 class ModelError(Error):
     """A model that cannot be imported or compiled: names the layer or operator."""
+
+
+class MultipleRefusals(ModelError):
+    """Several reasons at once: every one is named, so that a model is judged whole."""
+
+    def __init__(self, refusals: list[ModelError]):
+        self.refusals = refusals
+        messages = list(dict.fromkeys(str(refusal) for refusal in refusals))
+        super().__init__(f"{len(messages)} reasons to refuse the model: " + "; ".join(
+            f"({number}) {message}" for number, message in enumerate(messages, 1)))
+
+
+def refuse_all(refusals: list[ModelError]) -> None:
+    """Raise the only refusal, or all of them together; nothing where there is none."""
+    if len(refusals) == 1:
+        raise refusals[0]
+    if refusals:
+        raise MultipleRefusals(refusals)
 
 
 class ProgramError(Error):

@@ -13,7 +13,7 @@ from systolith.compiler.memory import Lifetime, place_all
 from systolith.compiler.units import Unit, order
 from systolith.compiler.views import RingCache, View
 from systolith.cost import START, estimate
-from systolith.errors import ModelError, ProgramError
+from systolith.errors import ModelError, MultipleRefusals, ProgramError
 from systolith.hw.config import PRESETS
 from systolith.hw.isa import (
     INSTRUCTION_BYTES,
@@ -225,6 +225,24 @@ def test_arithmetic_must_suit_the_configuration() -> None:
              multiplier_bits=16)
     _refused(graph, "default", "Conv2d 'layer0' has rounding constants", bias="int32")
     _refused(graph, "default", "Conv2d 'layer0' has weights outside of [-8, 7]", weight_bits=4)
+
+
+def test_every_refusal_is_reported_at_once() -> None:
+    """Also behind a layer that is refused, and of layers that would be fused with it."""
+    b = Builder(1, CONFIGS["default"], (4, 8, 8))
+    x = b.table(b.conv("x", 4))
+    b.flatten(b.add(b.max_pool(x, (2, 2), (2, 2)), b.conv(x, 4, stride=(2, 2))))
+    graph = b.graph()
+    config = CONFIGS["default"].replace(vector_taps=0, table=False, residual=False, weight_bits=4)
+    with pytest.raises(MultipleRefusals) as caught:
+        compile_graph(graph, config)
+    message = str(caught.value)
+    assert message.startswith("6 reasons to refuse the model: (1) Conv2d 'layer0' has weights")
+    for words in ("Table 'layer1' needs a table", "MaxPool 'layer2' needs the vector unit",
+                  "Conv2d 'layer3' has weights", "Add 'layer4' needs the residual add",
+                  "Reshape 'layer5' to (64,) would move data"):
+        assert words in message, message
+    assert "\n" not in message
 
 
 def test_main_memory_must_hold_the_program() -> None:

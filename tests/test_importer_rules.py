@@ -14,7 +14,7 @@ from torch import nn
 
 from frontend import inputs, seeded, xnnpack
 from operators import IMAGE, Around
-from systolith.errors import ModelError
+from systolith.errors import ModelError, MultipleRefusals
 from systolith.importer import import_model, rules
 from systolith.importer.lowering import HANDLERS
 from systolith.integer_reference import reference
@@ -154,7 +154,7 @@ def test_every_refusal_is_reported_at_once() -> None:
         return a.permute(0, 1, 3, 2).reshape(a.shape) + F.pad(b, (1, 1, 1, 1), "reflect")[
             :, :, 1:-1, 1:-1]
     error = refusal(around(two))
-    assert isinstance(error, rules.MultipleRefusals)
+    assert isinstance(error, MultipleRefusals)
     assert {rules.Permute, rules.PaddingMode} <= {type(item) for item in error.refusals}
     assert str(error).startswith(f"{len(error.refusals)} reasons to refuse the model: (1) ")
 

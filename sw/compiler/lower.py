@@ -13,6 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from systolith import graph as g
+from systolith.errors import ModelError, refuse_all
 from systolith.hw.config import Config
 
 from . import movement, rules
@@ -27,11 +28,17 @@ def lower(graph: g.Graph, config: Config) -> Lowered:
     Raises
     ------
     ModelError
-        Naming the layer and the rule, when a node cannot run on this configuration.
+        Naming every layer that cannot run on this configuration, and the rule.
     """
     lowering = _Lowering(graph, config)
+    refusals: list[ModelError] = []
     for node in graph.nodes:
-        lowering.node(node)
+        try:
+            lowering.node(node)
+        except ModelError as refusal:
+            refusals.append(refusal)
+            lowering.pretend(node)
+    refuse_all(refusals)
     return lowering.result()
 
 
@@ -102,7 +109,13 @@ class _Lowering:
         handler = getattr(self, "_" + type(node).__name__.lower(), None)
         if handler is None:
             raise rules.unsupported_operator(node)
+        if isinstance(node, g.Weighted):
+            rules.check_constants(node, self.config)
         handler(node)
+
+    def pretend(self, node: g.Node) -> None:
+        """Declare the output of a refused node, so that those behind it are judged too."""
+        self._feature(node.output)
 
     # Layers with weights ------------------------------------------------------------------------
 

@@ -15,6 +15,7 @@ __all__ = [
     "RULES",
     "check_accumulator",
     "check_arithmetic",
+    "check_constants",
     "needs_residual",
     "needs_table",
     "needs_vector",
@@ -50,18 +51,21 @@ def check_accumulator(node: g.Weighted) -> None:
 
 
 def check_arithmetic(graph: g.Graph, config: Config) -> None:
-    """The graph's constants must suit the configuration: multiplier width, bias mode, weights."""
+    """The graph's multipliers must be as wide as the configuration's."""
     if graph.multiplier_bits != config.multiplier_bits:
         raise ModelError(f"the graph's multipliers have {graph.multiplier_bits} bits and the "
                          f"configuration's {config.multiplier_bits}: import the model with "
                          f"multiplier_bits={config.multiplier_bits}")
-    for node in graph.weighted():
-        if config.bias == "int32" and node.rounding.any():
-            raise _refuse(node, "has rounding constants, which this configuration leaves out",
-                          'import the model with bias="int32"')
-        if config.weight_bits == 4 and (node.weight.min() < -8 or node.weight.max() > 7):
-            raise _refuse(node, "has weights outside of [-8, 7]", "quantize it to 4 bits, or set "
-                          "weight_bits = 8")
+
+
+def check_constants(node: g.Weighted, config: Config) -> None:
+    """A layer's constants must suit the configuration: bias mode, width of the weights."""
+    if config.bias == "int32" and node.rounding.any():
+        raise _refuse(node, "has rounding constants, which this configuration leaves out",
+                      'import the model with bias="int32"')
+    if config.weight_bits == 4 and (node.weight.min() < -8 or node.weight.max() > 7):
+        raise _refuse(node, "has weights outside of [-8, 7]", "quantize it to 4 bits, or set "
+                      "weight_bits = 8")
 
 
 def needs_vector(node: g.Node, config: Config) -> None:
@@ -99,6 +103,6 @@ def too_much_memory(name: str, needed: int, config: Config) -> ModelError:
 
 
 RULES = (unsupported_operator, reshape_moves_data, check_accumulator, check_arithmetic,
-         needs_vector, needs_table, needs_residual,
+         check_constants, needs_vector, needs_table, needs_residual,
          window_too_large, too_much_memory)
 """All rules, for the table of supported operators."""

@@ -31,7 +31,8 @@ def import_model(model: Any, example_input: Any = None, *, bias: str = "exact",
     Raises
     ------
     ModelError
-        A `systolith.importer.rules.Rule`, or several in one `MultipleRefusals`.
+        A `systolith.importer.rules.Rule`, or several in one
+        `systolith.errors.MultipleRefusals`.
     MissingExtraError
         When torch is not installed.
     """

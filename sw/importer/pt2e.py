@@ -4,7 +4,7 @@ from typing import Any
 
 from torch import fx
 
-from systolith.errors import ModelError
+from systolith.errors import ModelError, refuse_all
 from systolith.graph import Graph
 
 # Importing these registers their handlers.
@@ -34,10 +34,7 @@ def import_pt2e(module: fx.GraphModule, example_input: Any, *, bias: str,
         outputs, tail, results = lower_results(lowering, output)
     except ModelError as refusal:
         lowering.refuse(refusal)
-    if len(lowering.refusals) == 1:
-        raise lowering.refusals[0]
-    if lowering.refusals:
-        raise rules.MultipleRefusals(lowering.refusals)
+    refuse_all(lowering.refusals)
     graph = builder.graph(outputs, tail, results)
     simplify(graph)
     graph.validate()
@@ -46,12 +43,10 @@ def import_pt2e(module: fx.GraphModule, example_input: Any, *, bias: str,
 
 def _refuse_float(module: fx.GraphModule) -> None:
     """Refuse a model without quantized tensors: for its unsupported operators, if it has some."""
-    unknown = [rules.UnsupportedOperator(layer=layer_name(node), operator=operator_name(node))
-               for node in module.graph.nodes if node.op == "call_function"
-               and operator_name(node) not in (*HANDLERS, *CLAMPS, *TAIL_OPERATORS)]
-    if not unknown:
-        raise rules.NotQuantized
-    raise unknown[0] if len(unknown) == 1 else rules.MultipleRefusals([*unknown])
+    refuse_all([rules.UnsupportedOperator(layer=layer_name(node), operator=operator_name(node))
+                for node in module.graph.nodes if node.op == "call_function"
+                and operator_name(node) not in (*HANDLERS, *CLAMPS, *TAIL_OPERATORS)])
+    raise rules.NotQuantized
 
 
 def _check_example(module: fx.GraphModule, example_input: Any) -> None:

@@ -24,7 +24,6 @@ __all__ = [
     "FloatLayer",
     "InputScales",
     "ModelKind",
-    "MultipleRefusals",
     "NeedsExample",
     "NeedsScale",
     "NotFinite",
@@ -66,16 +65,6 @@ class Rule(ModelError):
     def template(cls) -> str:
         """The message with names in braces."""
         return " ".join((cls.__doc__ or "").split())
-
-
-class MultipleRefusals(ModelError):
-    """Several rules broken at once: every one is named, so that a model is judged whole."""
-
-    def __init__(self, refusals: list[ModelError]):
-        self.refusals = refusals
-        messages = list(dict.fromkeys(str(refusal) for refusal in refusals))
-        super().__init__(f"{len(messages)} reasons to refuse the model: " + "; ".join(
-            f"({number}) {message}" for number, message in enumerate(messages, 1)))
 
 
 # The model as a whole ---------------------------------------------------------------------------
