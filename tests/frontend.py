@@ -19,11 +19,12 @@ LAYERS = ("Conv2d", "ConvTranspose2d", "Linear", "Add", "Multiply", "AveragePool
 
 
 def xnnpack(model: nn.Module, batch: torch.Tensor, *, per_channel: bool = True,
-            qat: bool = False) -> Any:
-    """The stock PT2E flow with the XNNPACK quantizer."""
+            qat: bool = False, weight_limit: int = 127) -> Any:
+    """The stock PT2E flow with the XNNPACK quantizer; a limit of 7 gives 4-bit weights."""
     exported = torch.export.export(model.eval(), (batch,)).module(check_guards=False)
     quantizer = XNNPACKQuantizer().set_global(
-        get_symmetric_quantization_config(is_per_channel=per_channel, is_qat=qat))
+        get_symmetric_quantization_config(is_per_channel=per_channel, is_qat=qat,
+                                          weight_qmin=-weight_limit, weight_qmax=weight_limit))
     prepared = (prepare_qat_pt2e if qat else prepare_pt2e)(exported, quantizer)
     with torch.no_grad():
         prepared(batch)

@@ -14,6 +14,7 @@ from torchao.quantization.pt2e.quantizer.x86_inductor_quantizer import (
     get_default_x86_inductor_quantization_config,
 )
 
+import systolith
 from frontend import inputs, layer_differences, seeded, xnnpack
 from operators import IMAGE, OPERATORS, Around
 from systolith.graph import AveragePool, Conv2d, MaxPool, Pad, Requantize
@@ -78,6 +79,20 @@ def test_xnnpack_network(per_channel: bool, qat: bool) -> None:
     for exact, integer in zip(graph.weighted(), integers.weighted(), strict=True):
         assert not np.any(integer.rounding)
         np.testing.assert_array_equal(exact.bias, integer.bias)
+
+
+@pytest.mark.parametrize("per_channel", [True, False])
+def test_four_bit_weights(per_channel: bool) -> None:
+    """Stored as int8 with a narrow range: one program for int8, one for int4, the same numbers."""
+    images = inputs((16, *IMAGE), 14)
+    quantized = xnnpack(seeded(Network(), 14), images, per_channel=per_channel, weight_limit=7)
+    graph = assert_agrees(quantized, images, seed=14)
+    assert max(int(np.abs(node.weight).max()) for node in graph.weighted()) == 7
+    expected = reference(graph, images)
+    for config in ("small", "int4"):
+        program = systolith.compile(quantized, images[:1], config=config)
+        with systolith.open("golden", config=program.config) as device:
+            np.testing.assert_array_equal(device.run(program, images.numpy()), expected)
 
 
 class Network(nn.Module):

@@ -165,6 +165,57 @@ def test_reference_modules_are_taken_as_well():
                           systolith.reference(kernels, IMAGES.numpy()))
 
 
+class FourBits(nn.Module):
+    """A reference convolution and linear layer with `torch.quint4x2` weights."""
+
+    def __init__(self, zero_point=8.0):
+        super().__init__()
+        reference = torch.ao.nn.quantized.reference
+        torch.manual_seed(11)
+        conv, linear = nn.Conv2d(3, 5, 3), nn.Linear(5, 7)
+        self.conv = reference.Conv2d.from_float(conv, self.parameters_of(conv, zero_point))
+        self.linear = reference.Linear.from_float(linear, self.parameters_of(linear, zero_point))
+
+    @staticmethod
+    def parameters_of(layer, zero_point):
+        scale = layer.weight.detach().flatten(1).abs().amax(1) / 7
+        return {"qscheme": torch.per_channel_affine_float_qparams, "dtype": torch.quint4x2,
+                "scale": scale, "zero_point": torch.full_like(scale, zero_point), "axis": 0}
+
+    def forward(self, x):
+        def rounded(value, scale, zero):
+            return torch.quantize_per_tensor(value, scale, zero, torch.quint8).dequantize()
+
+        x = rounded(self.conv(rounded(x, 0.03, 120)), 0.02, 128)
+        x = rounded(nn.functional.adaptive_max_pool2d(x, 1), 0.02, 128)
+        return rounded(self.linear(torch.flatten(x, 1)), 0.01, 130)
+
+
+@pytest.mark.parametrize("config", ("small", "int4"))
+def test_packed_four_bit_weights(config):
+    """Two levels to a byte are the same levels, whether the hardware has int4 or not."""
+    from systolith.importer import import_model
+
+    model = FourBits().eval()
+    graph = import_model(model, IMAGES[:1])
+    levels = [node.weight for node in graph.weighted()]
+    assert [weight.shape for weight in levels] == [(5, 3, 3, 3), (7, 5)]
+    assert all(weight.min() < -5 and weight.max() == 7 for weight in levels)
+    with torch.no_grad():
+        expected = model(IMAGES).numpy()
+        for node, layer in zip(graph.weighted(), (model.conv, model.linear), strict=True):
+            scale = node.weight_scale.reshape(-1, *(1,) * (node.weight.ndim - 1))
+            np.testing.assert_allclose(node.weight * scale, layer.get_weight().numpy(), rtol=1e-5)
+    program = systolith.compile(model, IMAGES[:1], config=config)
+    with systolith.open("golden", config=program.config) as device:
+        assert np.array_equal(device.run(program, IMAGES.numpy()), expected)
+
+
+def test_four_bit_weights_with_a_zero_point_are_refused():
+    with pytest.raises(ModelError, match=r"weight of 'conv' has the zero point -0\.5: use an obs"):
+        systolith.compile(FourBits(7.5).eval(), IMAGES[:1])
+
+
 def test_layers_keep_their_names():
     from systolith.importer import import_model
 

@@ -284,6 +284,8 @@ class _Rewriter:
     # Constants ----------------------------------------------------------------------------------
 
     def _weight(self, name: str, weight: Tensor) -> Any:
+        if weight.dtype == torch.quint4x2:
+            return self._four_bit_weight(name, weight)
         levels = self._attribute(f"{name}.weight", weight.int_repr())
         limits = torch.iinfo(weight.int_repr().dtype)
         decomposed = torch.ops.quantized_decomposed
@@ -297,6 +299,22 @@ class _Rewriter:
         return self._call(decomposed.dequantize_per_tensor.default, (
             levels, weight.q_scale(), weight.q_zero_point(), limits.min, limits.max,
             levels_type(weight)))
+
+    def _four_bit_weight(self, name: str, weight: Tensor) -> Any:
+        """Two levels to a byte, the earlier in the lower half; 8 below the unsigned ones."""
+        if weight.qscheme() != torch.per_channel_affine_float_qparams:
+            raise rules.TensorKind(layer=name, kind="quint4x2 per tensor")
+        packed = weight.int_repr().reshape(-1)
+        unpacked = torch.stack([packed & 15, packed >> 4], 1).reshape(-1)[:weight.numel()]
+        zeros = weight.q_per_channel_zero_points() - 8
+        if torch.any(zeros != 0):
+            raise rules.WeightZeroPoint(layer=name, zero_point=float(zeros[zeros != 0][0]))
+        levels = self._attribute(f"{name}.weight",
+                                 (unpacked.to(torch.int8) - 8).reshape(weight.shape))
+        scales = self._attribute(f"{name}.scales", weight.q_per_channel_scales().float())
+        return self._call(torch.ops.quantized_decomposed.dequantize_per_channel.default, (
+            levels, scales, self._attribute(f"{name}.zeros", zeros.long()),
+            weight.q_per_channel_axis(), -8, 7, torch.int8))
 
     def _requantized(self, value: Any, recorded: Tensor) -> Any:
         """What PT2E writes behind an operation with a quantized output."""

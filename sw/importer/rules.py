@@ -150,8 +150,8 @@ class InputScales(Rule):
 
 
 class TensorKind(Rule):
-    """'{layer}' is quantized to {kind}: only int8 and uint8 activations and int8 weights are
-    supported"""
+    """'{layer}' is quantized to {kind}: only int8 and uint8 activations, and int8 weights or 4-bit
+    ones per channel, are supported"""
 
 
 class Scale(Rule):
@@ -166,7 +166,8 @@ class ZeroPoint(Rule):
 
 class WeightZeroPoint(Rule):
     """the weight of '{layer}' has the zero point {zero_point}: use an observer with
-    qscheme=torch.per_channel_symmetric or torch.per_tensor_symmetric for weights"""
+    qscheme=torch.per_channel_symmetric or torch.per_tensor_symmetric for weights (for quint4x2, 8
+    means 0)"""
 
 
 class WeightConstant(Rule):
