@@ -9,7 +9,6 @@ import importlib.util
 import json
 import logging
 import sys
-import traceback
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -70,15 +69,11 @@ def load_model(source: str) -> tuple[Any, Any]:
     sys.path.insert(0, str(Path.cwd()))
     try:
         function = getattr(importlib.import_module(module_name), function_name)
-        result = function()
-    except Error:
-        raise
-    except Exception as error:  # the user's own code may raise anything
-        place = traceback.extract_tb(error.__traceback__)[-1]
-        raise ModelError(f"cannot load '{source}': {type(error).__name__} ({error}) at "
-                         f"{place.filename}, line {place.lineno}") from None
+    except (ImportError, AttributeError) as error:
+        raise ModelError(f"cannot load '{source}': {error}") from None
     finally:
         sys.path.pop(0)
+    result = function()
     if not isinstance(result, tuple) or len(result) != 2:
         raise ModelError(f"'{source}' must return (model, example input), not "
                          f"{type(result).__name__}")
@@ -201,6 +196,8 @@ def bench(models: Annotated[list[str], typer.Argument(help="named models or MODE
         print_bench(console, result)
         results.append(result)
     write_json(json_file, results[0] if len(results) == 1 else results)
+    if not all(result["bit_exact"] for result in results):
+        raise typer.Exit(1)
     if not all(result["bit_exact"] for result in results):
         raise typer.Exit(1)
 
