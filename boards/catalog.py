@@ -1,0 +1,8 @@
+"""All boards, by name."""
+
+from .board import Board
+from .ulx3s import ULX3S_12F, ULX3S_85F
+
+__all__ = ["BOARDS"]
+
+BOARDS: dict[str, Board] = {board.name: board for board in (ULX3S_85F, ULX3S_12F)}
