@@ -5,6 +5,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from systolith.hw.config import PRESETS, Config
+from systolith.hw.sdram_chips import SdramChip
 
 from . import pll
 
@@ -69,8 +70,8 @@ class Board:
         The chip.
     multipliers : int
         Of the chip.
-    memory : str
-        "block" (of the chip's own RAM) or "sdram".
+    sdram : SdramChip or None
+        The main memory; without one it is block RAM.
     baud : int
         Of the link.
     programmer : tuple of str
@@ -85,7 +86,7 @@ class Board:
     platform: Callable[[], Any]
     device: str
     multipliers: int
-    memory: str
+    sdram: SdramChip | None
     baud: int
     programmer: tuple[str, ...]
     prepare: Callable[[Any, Any], None] | None = None

@@ -10,13 +10,14 @@ from amaranth import ClockDomain, DomainRenamer, Elaboratable, Module, ResetSign
 from amaranth.lib import fifo, io, wiring
 from amaranth.lib.cdc import FFSynchronizer, ResetSynchronizer
 
-from systolith.errors import BuildError
 from systolith.hw.block_memory import BlockMemory
 from systolith.hw.config import Config
 from systolith.hw.link.uart import Uart
+from systolith.hw.sdram import SdramController
 from systolith.hw.soc import SoC
 
 from .board import FAMILIES, Board
+from .sdram_pads import READ_DELAY, SdramPads
 
 __all__ = ["BoardTop"]
 
@@ -49,17 +50,23 @@ class BoardTop(Elaboratable):
         oscillator_hz = self._clocks(m, platform)
         m.submodules.soc = soc = SoC(self.config, build=self.build)
         self._link(m, platform, soc, oscillator_hz)
-        m.submodules.memory = memory = self._memory(platform)
+        m.submodules.memory = memory = self._memory(m)
         wiring.connect(m, soc.memory_read, memory.read)
         wiring.connect(m, soc.memory_write, memory.write)
         if self.board.prepare is not None:
             self.board.prepare(m, platform)
         return m
 
-    def _memory(self, platform):
-        if self.board.memory == "block":
+    def _memory(self, m):
+        """Main memory: the board's SDRAM, or block RAM."""
+        chip = self.board.sdram
+        if chip is None:
             return BlockMemory(self.config)
-        raise BuildError(f"{self.board.name}: there is no main memory '{self.board.memory}'")
+        m.submodules.pads = pads = SdramPads(chip)
+        controller = SdramController(self.config, chip, self.config.clock_mhz * 1e6,
+                                     read_delay=READ_DELAY)
+        wiring.connect(m, controller.pins, pads.pins)
+        return controller
 
     def _clocks(self, m, platform):
         """Domains `link` (the oscillator) and `sync` (the core). Returns the oscillator's Hz."""

@@ -1,5 +1,7 @@
 """ULX3S: an ECP5 with 32 MiB of SDRAM and an FT231X as its serial port."""
 
+from systolith.hw.sdram_chips import MT48LC16M16A2_7E
+
 from .board import Board
 
 __all__ = ["ULX3S_12F", "ULX3S_85F"]
@@ -17,7 +19,7 @@ def _board(size, multipliers):
     return Board(
         name=f"ulx3s-{size.lower()}", title=f"Radiona ULX3S {size}", family="ecp5",
         platform=_platform(size), device=f"LFE5U-{size}", multipliers=multipliers,
-        memory="block", baud=3_000_000,
+        sdram=MT48LC16M16A2_7E, baud=3_000_000,
         programmer=("openFPGALoader", "-b", "ulx3s"))
 
 

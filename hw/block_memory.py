@@ -10,7 +10,7 @@ from .ports import MemoryReadSignature, memory_write_signature
 
 __all__ = ["BlockMemory"]
 
-_AHEAD = 4
+_AHEAD = 8
 """Beats that may be on their way out: what the RAM's and the buffer's latency need for one a
 cycle."""
 

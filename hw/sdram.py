@@ -34,7 +34,7 @@ class SdramPins(wiring.Signature):
             "cke": Out(1), "cs_n": Out(1, init=1), "ras_n": Out(1, init=1),
             "cas_n": Out(1, init=1), "we_n": Out(1, init=1),
             "ba": Out(_BANK_BITS), "a": Out(chip.address_bits),
-            "dqm": Out(chip.data_bits // 8, init=-1),
+            "dqm": Out(chip.data_bits // 8, init=(1 << chip.data_bits // 8) - 1),
             "dq_o": Out(chip.data_bits), "dq_oe": Out(1), "dq_i": In(chip.data_bits),
         })
 

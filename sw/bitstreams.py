@@ -67,8 +67,8 @@ def load_bitstream(board: Any, bitstream: Path) -> None:
     """
     tool = board.programmer[0]
     if shutil.which(tool) is None:
-        raise MissingExtraError(f"loading {board.title} needs {tool}: install it from your system's "
-                                f"packages, or load {bitstream} with another tool")
+        raise MissingExtraError(f"loading {board.title} needs {tool}: install it from your "
+                                f"system's packages, or load {bitstream} with another tool")
     try:
         result = subprocess.run([*board.programmer, str(bitstream)], text=True,
                                 capture_output=True, check=False, timeout=_PROGRAM_SECONDS)
