@@ -13,6 +13,8 @@ from typing import Any
 
 from systolith.errors import ConfigError
 
+from .sdram_chips import SDRAM_CHIPS
+
 __all__ = ["PRESETS", "Config", "load_config"]
 
 MULTIPLIER_BITS = (24, 18, 16, 0)
@@ -63,6 +65,9 @@ class Config:
         Width of the main memory port.
     memory_size
         Bytes of main memory.
+    sdram
+        Chip that is main memory, a name of `SDRAM_CHIPS`; "" for a memory that moves a beat a
+        cycle. Programs run with either; the compiler reckons with its rate.
     timestamps
         Entries of the timestamp log that marked instructions write when they retire.
     clock_mhz
@@ -88,6 +93,7 @@ class Config:
     paired_columns: bool = False
     memory_bytes_per_beat: int = 8
     memory_size: int = 64 << 20
+    sdram: str = ""
     timestamps: int = 512
     clock_mhz: float = 100.0
 
@@ -139,6 +145,18 @@ class Config:
                               f"({self.memory_bytes_per_beat}), not {self.memory_size}")
         if not 0 < self.clock_mhz < 2000:
             raise ConfigError(f"clock_mhz must be between 0 and 2000, not {self.clock_mhz}")
+        if self.sdram:
+            self._check_sdram()
+
+    def _check_sdram(self) -> None:
+        if self.sdram not in SDRAM_CHIPS:
+            raise ConfigError(f"sdram must be one of {', '.join(SDRAM_CHIPS)}, or empty, not "
+                              f"'{self.sdram}'")
+        chip = SDRAM_CHIPS[self.sdram]
+        chip.cycles(self.clock_mhz * 1e6)
+        if self.memory_size > chip.size:
+            raise ConfigError(f"memory_size must be at most {chip.size}, what {self.sdram} has, "
+                              f"not {self.memory_size}")
 
     def _range(self, name: str, low: int, high: int) -> None:
         value = getattr(self, name)
@@ -174,6 +192,13 @@ class Config:
         large memories. Small configurations have memory on the chip, and no room for deep queues.
         """
         return {4: 4, 8: 16}.get(self.rows, 32)
+
+    @property
+    def memory_beat_cycles(self) -> int:
+        """Cycles of main memory for a beat."""
+        if not self.sdram:
+            return 1
+        return max(1, 8 * self.memory_bytes_per_beat // SDRAM_CHIPS[self.sdram].data_bits)
 
     @property
     def multipliers(self) -> int:
@@ -219,9 +244,9 @@ class Config:
 
     @property
     def hash(self) -> str:
-        """Hex digest over everything a program depends on (not the clock)."""
+        """Hex digest over everything a program depends on (not clock and kind of memory)."""
         values = self.to_dict()
-        del values["clock_mhz"]
+        del values["clock_mhz"], values["sdram"]
         return hashlib.sha256(json.dumps(values, sort_keys=True).encode()).hexdigest()[:16]
 
     @property

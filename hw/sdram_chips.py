@@ -5,7 +5,8 @@ from math import ceil
 
 from systolith.errors import ConfigError
 
-__all__ = ["GW2AR_18_SDRAM", "IS42S16160G_7", "MT48LC16M16A2_7E", "SdramChip", "SdramCycles"]
+__all__ = ["GW2AR_18_SDRAM", "IS42S16160G_7", "MT48LC16M16A2_7E", "SDRAM_CHIPS", "SdramChip",
+           "SdramCycles"]
 
 
 @dataclass(frozen=True)
@@ -131,6 +132,9 @@ MT48LC16M16A2_7E = SdramChip(
 is good for both."""
 
 GW2AR_18_SDRAM = SdramChip(
-    name="GW2AR-18's SDRAM", data_bits=32, row_bits=11, column_bits=8, tCK=6.0, tRCD=18.0,
+    name="GW2AR-18", data_bits=32, row_bits=11, column_bits=8, tCK=6.0, tRCD=18.0,
     tRP=18.0, tRAS=42.0, tRC=60.0, tRFC=60.0, tRRD=12.0, tWR=12.0, tREFI=64e6 / 4096)
 """Gowin, 8 MiB inside of the GW2AR-18's package: on Tang Nano 20K."""
+
+SDRAM_CHIPS = {chip.name: chip for chip in (IS42S16160G_7, MT48LC16M16A2_7E, GW2AR_18_SDRAM)}
+"""The chips by name."""

@@ -74,8 +74,7 @@ class SdramModel:
         self._handle = pointer(handle)
         self._finalizer = weakref.finalize(self, library.sdram_destroy, self._handle)
         address = library.sdram_memory(self._handle)
-        self.memory: np.ndarray = np.frombuffer(
-            (ctypes.c_uint8 * chip.size).from_address(address), np.uint8)
+        self.memory = np.ctypeslib.as_array((ctypes.c_uint8 * chip.size).from_address(address))
         self._pins, self._word = _Pins(), ctypes.c_uint32()
 
     def tick(self, *pins: int) -> int | None:

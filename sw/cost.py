@@ -1,7 +1,7 @@
 """Predicted cycles of a program: an event-driven model at the level of instructions.
 
 Every queue issues in order, when its thresholds are met and its engine is free; LOAD, STORE and
-the instruction fetch share the memory port, one beat a cycle, a burst at a time. Pipelines are
+the instruction fetch share the memory port, at the memory's rate, a burst at a time. Pipelines are
 constants below. The compiler chooses by it, and `systolith bench` prints it beside the RTL.
 """
 
@@ -109,7 +109,7 @@ def conflict_cycles(config: Config, instruction: Instruction) -> int:
 
 def transfer_cycles(config: Config, instruction: Instruction) -> tuple[int, int]:
     """Beats of a transfer, and the cycles that it takes at least."""
-    beat = config.memory_bytes_per_beat
+    beat, rate = config.memory_bytes_per_beat, config.memory_beat_cycles
     match instruction:
         case Load():
             word = {LoadTarget.WEIGHT: config.weight_word_bytes,
@@ -123,14 +123,14 @@ def transfer_cycles(config: Config, instruction: Instruction) -> tuple[int, int]
             beats = int(touched * instruction.chunks * lines)
             row_words = -(-length * instruction.chunks // word)
             parts = max(1, word // config.rows) if word > config.rows else 1
-            return beats, max(beats, row_words * lines * parts)
+            return beats, max(beats * rate, row_words * lines * parts)
         case Store():
             lines = instruction.rows * instruction.planes
             touched = _touched(instruction.destination, instruction.row_bytes,
                                instruction.destination_row_step, beat)
             words = -(-instruction.row_bytes // config.rows)
             beats = int(touched * lines)
-            return beats, max(beats, words * lines)
+            return beats, max(beats * rate, words * lines)
     return 0, 0
 
 
@@ -181,10 +181,12 @@ class _Model:
         self.port = START + latency
         self.arrived = 0  # when everything that was asked for is there
         self.last = -1  # queue that used the port last
+        self.rate = config.memory_beat_cycles
         self.fetch_beats = max(1, INSTRUCTION_BYTES // config.memory_bytes_per_beat)
+        self.fetch_cycles = self.fetch_beats * self.rate
         # Every queue is filled first, an instruction after the other.
         count = sum(min(FETCH_DEPTH, len(items)) for items in self.lists)
-        self.filling = [START + latency + index * (latency + self.fetch_beats)
+        self.filling = [START + latency + index * (latency + self.fetch_cycles)
                         for index in reversed(range(count))]
         number = len(Queue)
         self.fetched = [START + 2 * latency] * number
@@ -242,26 +244,26 @@ class _Model:
         if isinstance(instruction, Load | Store):
             if not self.left[queue]:
                 self.left[queue], cycles = self._transfer(instruction)
-                self.slack[queue] = cycles - self.left[queue]
+                self.slack[queue] = cycles - self.left[queue] * self.rate
                 self.free[queue] = time
                 return 0
             while self.filling and self.filling[-1] <= time:
                 self.filling.pop()
-                time += self.fetch_beats
+                time += self.fetch_cycles
             burst = min(self.left[queue], _TURN[queue])
             self.left[queue] -= burst
-            self.port = time + burst
+            moved = time + burst * self.rate
+            self.port = self.free[queue] = moved
             self.last = queue
             self.beats += burst
-            self.free[queue] = time + burst
             if self.left[queue]:
                 return 0
             cycles = self._transfer(instruction)[1]
             self.work[queue].append(cycles)
-            done = time + burst + self.slack[queue]
+            done = moved + self.slack[queue]
             if queue == Queue.LOAD:
                 done = self.arrived = max(done + self.latency, self.arrived + cycles)
-            self._retire(queue, index, max(time + burst, done - self.latency), done)
+            self._retire(queue, index, max(moved, done - self.latency), done)
             return 1
         work = work_cycles(self.config, instruction) + conflict_cycles(self.config, instruction)
         self.work[queue].append(work)
@@ -303,10 +305,10 @@ class _Model:
             self.marks.append(retired)
         # The place in the queue that became free is filled again.
         if index + FETCH_DEPTH < len(self.lists[queue]):
-            self.port += self.fetch_beats
+            self.port += self.fetch_cycles
             self.beats += self.fetch_beats
             self.fetches += self.fetch_beats
         following = index + 1
         if FETCH_DEPTH <= following < len(self.lists[queue]):
             asked = self.issued[queue][following - FETCH_DEPTH]
-            self.fetched[queue] = asked + self.latency + self.fetch_beats
+            self.fetched[queue] = asked + self.latency + self.fetch_cycles

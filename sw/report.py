@@ -179,7 +179,7 @@ def _roofline_chart(layers: list[dict[str, Any]], config: Config, key: str) -> s
     shown = [layer for layer in layers
              if layer["macs"] and layer[key] and layer.get("bytes")]
     figure, axes = _figure(10, 4)
-    bandwidth = config.memory_bytes_per_beat
+    bandwidth = config.memory_bytes_per_beat / config.memory_beat_cycles
     low, high = 0.5, 2.0 * max(config.multipliers, *(
         layer["macs"] / layer["bytes"] for layer in shown), 1)
     ridge = config.multipliers / bandwidth

@@ -44,6 +44,7 @@ class _Shape:
     array_rows: int
     groups: int              # output column groups
     beat: int
+    beat_cycles: int
 
     def row_step(self, column: _Column) -> int:
         """Image rows from a packed row to the next."""
@@ -66,7 +67,7 @@ class _Shape:
         for column in columns:
             beats = 1 + (column.width - 1) / self.beat
             total += self.packed_rows(column) * self.output[1] * column.rows * beats
-        return total
+        return total * self.beat_cycles
 
 
 def _cut(shape: _Shape, trade_off: float) -> tuple[_Column, ...]:
@@ -119,7 +120,8 @@ def _pack(lowered: Lowered, operation: Matrix, feature: Feature, config: Config)
     shape = _Shape(
         kernel_rows=height, row_bytes=width * feature.channels, channels=feature.channels,
         stride=source.stride, output=(output.height, output.width), array_rows=config.rows,
-        groups=-(-output.channels // config.columns), beat=config.memory_bytes_per_beat)
+        groups=-(-output.channels // config.columns), beat=config.memory_bytes_per_beat,
+        beat_cycles=config.memory_beat_cycles)
     cuts = [_cut(shape, trade_off) for trade_off in _TRADE_OFFS]
     columns = min(cuts, key=lambda cut: max(shape.array(cut), shape.memory(cut))
                   + 0.1 * shape.memory(cut))

@@ -265,7 +265,7 @@ class _Planner:
             feature = self.lowered.features[name]
             times = (name in segment.loaded) + (name in stored)
             moved += times * feature.height * feature.width * self._groups(name) * config.rows
-        memory = moved // config.memory_bytes_per_beat
+        memory = moved // config.memory_bytes_per_beat * config.memory_beat_cycles
         # Array and vector unit overlap, but each also waits for the other's stripes.
         return max(array, vector, memory, post) + min(array, vector) // 8 + FIXED_CYCLES
 
@@ -302,7 +302,7 @@ class _Planner:
         """The cheapest segments; what stays on the chip is improved by `rounds` trials.
 
         Where a segment costs clearly more than its products, a feature that it reads or makes is
-        given room on the chip before others, or one that is there is sent to main memory.
+        given room on the chip before others, or one that is there is sent to main memory, or all.
         """
         best = self._partition()
         total = sum(planned.cost for planned in best)
@@ -312,9 +312,11 @@ class _Planner:
             if planned is None:
                 break
             state = self.promoted, self.demoted
+            alive = {name for name, life in self.lives.items() if planned.first in life}
             moves = [((name, *state[0]), state[1]) for name in self._absent(planned)]
-            moves += [(state[0], state[1] | {name}) for name in sorted(self.resident)
-                      if planned.first in self.lives[name]]
+            moves += [(state[0], state[1] | {name}) for name in sorted(alive & self.resident)]
+            # What is sent away gives room to the next; sometimes no one should stay.
+            moves.append((state[0], state[1] | alive))
             tried = []
             for move in moves:
                 self.promoted, self.demoted = move
