@@ -32,6 +32,7 @@ from systolith.nodes import (
     Slice,
     Table,
     Upsample,
+    UpsampleBilinear,
     Weighted,
 )
 from systolith.sim import numerics
@@ -57,6 +58,7 @@ __all__ = [
     "TailOperation",
     "TensorType",
     "Upsample",
+    "UpsampleBilinear",
     "Weighted",
 ]
 

@@ -77,7 +77,7 @@ def _node(graph: ir.Graph, node: ir.Node) -> None:
     need(-128 <= getattr(node, "zero", 0) <= 127, "has a zero point outside int8")
     if isinstance(node, ir.Weighted):
         _weighted(node, need)
-    elif isinstance(node, (ir.Multiply, ir.AveragePool, ir.Requantize)):
+    elif isinstance(node, (ir.Multiply, ir.AveragePool, ir.Requantize, ir.UpsampleBilinear)):
         need(0 <= node.multiplier < 1 << 24, f"has the multiplier {node.multiplier}")
         need(0 <= node.shift < 64, f"has the shift {node.shift}")
         need(-1 << 31 <= getattr(node, "bias", 0) < 1 << 31, "has a bias outside int32")

@@ -267,6 +267,22 @@ def _upsample(graph: ir.Graph, node: ir.Upsample, x: Array) -> Array:
     return x.repeat(node.factor[0], axis=2).repeat(node.factor[1], axis=3)
 
 
+def _upsample_bilinear(graph: ir.Graph, node: ir.UpsampleBilinear, x: Array) -> Array:
+    total = x.astype(np.int64)
+    for axis in (2, 3):
+        total = _twice(total, axis)
+    return _finish(graph, node, total, bias=node.bias)
+
+
+def _twice(x: Array, axis: int) -> Array:
+    """Three parts of each pixel and one of its neighbour on either side in turn."""
+    size = x.shape[axis]
+    before = x.take(np.maximum(np.arange(size) - 1, 0), axis)
+    after = x.take(np.minimum(np.arange(size) + 1, size - 1), axis)
+    pairs = np.stack([3 * x + before, 3 * x + after], axis + 1)
+    return pairs.reshape(*x.shape[:axis], 2 * size, *x.shape[axis + 1:])
+
+
 def _shuffle(graph: ir.Graph, node: ir.ChannelShuffle, x: Array) -> Array:
     images, channels, *rest = x.shape
     split = x.reshape(images, node.groups, channels // node.groups, *rest)
@@ -289,4 +305,5 @@ _EXECUTE: dict[type[ir.Node], Callable[..., Array]] = {
     ir.Slice: _slice,
     ir.Table: _table,
     ir.Upsample: _upsample,
+    ir.UpsampleBilinear: _upsample_bilinear,
 }

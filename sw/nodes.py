@@ -30,6 +30,7 @@ __all__ = [
     "Slice",
     "Table",
     "Upsample",
+    "UpsampleBilinear",
     "Weighted",
 ]
 
@@ -366,6 +367,27 @@ class Upsample(Node):
     def output_shape(self, shapes: tuple[Shape, ...]) -> Shape:
         channels, height, width = shapes[0]
         return (channels, height * self.factor[0], width * self.factor[1])
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class UpsampleBilinear(Node):
+    """Twice the height and width, between pixel centres: y = clamp(requantize(S + bias) + zero).
+
+    S is the sum of the four nearest pixels with weights 9, 3, 3, 1, 16 together; beyond an edge the
+    edge's own pixels continue. `bias` is 0 where input and output have one scale and zero point
+    (and `zero` is 0 then), as PyTorch's kernels round, and otherwise -16 * zero_in.
+    """
+
+    bias: int
+    multiplier: int
+    shift: int
+    zero: int
+    low: int = -128
+    high: int = 127
+
+    def output_shape(self, shapes: tuple[Shape, ...]) -> Shape:
+        channels, height, width = shapes[0]
+        return (channels, 2 * height, 2 * width)
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)

@@ -158,6 +158,12 @@ class Builder:
     def upsample(self, x: str, *factor: int) -> str:
         return self._append(g.Upsample, (x,), self.tensors[x].zero_point, factor=factor)
 
+    def upsample_bilinear(self, x: str) -> str:
+        (multiplier,), (shift,) = self.scale(1.0)
+        # The scale of sixteen parts of one value.
+        return self._append(g.UpsampleBilinear, (x,), 3, bias=-16 * self.tensors[x].zero_point,
+                            multiplier=int(multiplier), shift=max(0, int(shift) - 4), zero=3)
+
     def shuffle(self, x: str, groups: int) -> str:
         return self._append(g.ChannelShuffle, (x,), self.tensors[x].zero_point, groups=groups)
 

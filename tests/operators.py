@@ -148,6 +148,8 @@ OPERATORS: dict[str, Case] = {
     "pad": _around(lambda m, a, b: F.pad(a, (0, 1, 2, 3)), behind=8),
     "pad value": _around(lambda m, a, b: F.pad(a, (1, 1), value=0.5), behind=8),
     "upsample": _around(lambda m, a, b: F.interpolate(a, scale_factor=(2, 3))),
+    "upsample bilinear": _around(lambda m, a, b: F.interpolate(a, scale_factor=2,
+                                                               mode="bilinear")),
     "channel shuffle": _around(lambda m, a, b: shuffle(a, 4)),
     "channel shuffle layer": _around(lambda m, a, b: m.mix(a), mix=nn.ChannelShuffle(2)),
     "dropout": _around(lambda m, a, b: m.drop(a), drop=nn.Dropout()),

@@ -245,6 +245,13 @@ def test_every_refusal_is_reported_at_once() -> None:
     assert "\n" not in message
 
 
+def test_bilinear_upsampling_needs_weights_of_eight_bits() -> None:
+    b = Builder(1, CONFIGS["default"], (4, 6, 6))
+    b.upsample_bilinear("x")
+    _refused(b.graph(), "default", "UpsampleBilinear 'layer0' needs weights of 8 bits",
+             weight_bits=4)
+
+
 def test_main_memory_must_hold_the_program() -> None:
     b = Builder(1, CONFIGS["default"], (64, 16, 16))
     b.conv("x", 64)

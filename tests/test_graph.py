@@ -25,6 +25,7 @@ from systolith.graph import (
     TailOperation,
     TensorType,
     Upsample,
+    UpsampleBilinear,
 )
 
 
@@ -149,6 +150,7 @@ SHAPES = [
     (Slice(**NAMES, start=(1, 0, 0), stop=(6, 5, 3), step=(2, 1, 2)), (3, 5, 2)),
     (Pad(**NAMES, padding=(1, 2, 3, 4), value=0), (6, 8, 11)),
     (Upsample(**NAMES, factor=(2, 3)), (6, 10, 12)),
+    (UpsampleBilinear(**NAMES, bias=0, multiplier=1, shift=0, zero=0), (6, 10, 8)),
     (ChannelShuffle(**NAMES, groups=3), IMAGE),
     (Table(**NAMES, table=np.zeros(256, np.int8)), IMAGE),
 ]

@@ -17,7 +17,7 @@ from torchao.quantization.pt2e.quantizer.x86_inductor_quantizer import (
 import systolith
 from frontend import inputs, layer_differences, seeded, xnnpack
 from operators import IMAGE, OPERATORS, Around
-from systolith.graph import AveragePool, Conv2d, MaxPool, Pad, Requantize
+from systolith.graph import AveragePool, Conv2d, MaxPool, Pad, Requantize, UpsampleBilinear
 from systolith.importer import import_model
 from systolith.integer_reference import reference
 from systolith.quantizer import quantize
@@ -28,7 +28,8 @@ ROUNDING = 2e-5
 XNNPACK_OPERATORS = sorted(set(OPERATORS) - {
     "average pool", "cat", "cat height", "conv asymmetric kernel", "conv even same",
     "conv transposed", "conv transposed groups", "elu", "gelu", "hardsigmoid", "hardswish",
-    "leaky relu", "mish", "prelu", "separate bias", "silu", "squeeze and excite", "sub"})
+    "leaky relu", "mish", "prelu", "separate bias", "silu", "squeeze and excite", "sub",
+    "upsample bilinear"})
 # An average at its input's scale meets exact ties, where the float graph is noisy.
 TIES = 0.1
 
@@ -40,7 +41,7 @@ def assert_agrees(model: Any, images: torch.Tensor, *, seed: int, **options: Any
     assert found, "nothing was compared"
     for tensor, (different, elements, largest) in found.items():
         node = graph.producer(tensor)
-        same_scale = isinstance(node, AveragePool) and (
+        same_scale = isinstance(node, AveragePool | UpsampleBilinear) and (
             graph.tensors[node.inputs[0]].scale == graph.tensors[tensor].scale)
         limit = TIES * elements if same_scale else max(2, ROUNDING * elements)
         assert different <= limit and largest <= 1, (

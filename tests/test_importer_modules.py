@@ -152,6 +152,24 @@ def test_converted_modules_run_on_the_accelerator():
         assert np.array_equal(device.run(program, IMAGES.numpy()), expected)
 
 
+@pytest.mark.parametrize("engine", ENGINES)
+def test_bilinear_upsampling_equals_the_kernel(engine):
+    """Its ties do not follow the zero point, in any engine."""
+    with_engine(engine)
+    for seed in range(3):
+        torch.manual_seed(seed)
+        model = nn.Sequential(nn.Conv2d(3, 4, 3), nn.Upsample(scale_factor=2, mode="bilinear"))
+        wrapped = quantization.QuantWrapper(model).eval()
+        wrapped.qconfig = quantization.get_default_qconfig(engine)
+        quantization.prepare(wrapped, inplace=True)
+        wrapped(IMAGES)
+        converted = quantization.convert(wrapped)
+        with torch.no_grad():
+            expected = converted(IMAGES).numpy()
+        got = systolith.reference(converted, IMAGES.numpy(), bias=ENGINES[engine][1])
+        assert np.array_equal(got, expected), f"seed {seed}"
+
+
 def test_reference_modules_are_taken_as_well():
     mapping = quantization.get_default_qconfig_mapping("qnnpack")
     model = network(3).eval()

@@ -288,6 +288,22 @@ def test_average_to_another_scale_with_padding() -> None:
     np.testing.assert_array_equal(execute(graph, x)["pool"], nearest(padded, Y))
 
 
+@pytest.mark.parametrize("zero", [-128, -7, 0, 12])
+def test_bilinear_upsampling_is_rounded_once(zero: int) -> None:
+    """Every eleventh sum is a tie at equal scales; float64 holds all of them exactly."""
+    kind = Quantization(scale=0.05, zero=zero)
+    x = random_levels(13, 2, 4, 9, 10)
+    twice = F.interpolate(torch.from_numpy(x.astype(np.float64)), scale_factor=2.0,
+                          mode="bilinear").numpy()
+    graph = build(lambda builder, a: builder.upsample_bilinear("up", a, kind, kind), kind,
+                  shape=(4, 9, 10))
+    np.testing.assert_array_equal(execute(graph, x)["up"], np.rint(twice))
+    graph = build(lambda builder, a: builder.upsample_bilinear("up", a, kind, Y), kind,
+                  shape=(4, 9, 10))
+    np.testing.assert_array_equal(execute(graph, x)["up"],
+                                  nearest((twice - zero) * np.float64(np.float32(0.05)), Y))
+
+
 def test_batches_of_any_size_are_the_same_images() -> None:
     """The reference works in turns; the cut must not show."""
     layer = Layer(Conv2d, (8, 64, 3, 3), (64, 56, 56), 5, padding=(1, 1, 1, 1))

@@ -36,7 +36,7 @@ class Oracle:
 
     `bias` and `multiplier_bits` are our arithmetic, `seven_bits` gives the oracle activations whose
     products cannot saturate its 16-bit sums, `centered` says how it rounds averages, and
-    `float_average` that it rounds them in float, whose ties fall anywhere. `limits` are fractions
+    `float_average` that it takes them in float, whose ties fall anywhere. `limits` are fractions
     of all outputs by operator of PyTorch, 0 where none is named.
     """
 
@@ -79,10 +79,10 @@ ORACLES = (
            float_average=True, limits=_limits(FLOAT, add=ADD, mul=FLOAT)),
     ONNX_RUNTIME,
     Oracle(name="ExecuTorch", run=by_executorch, bias="int32", centered=True, float_average=True,
-           operators=_but("cat"), limits={"add": ADD}),
-    # Its XNNPACK takes neither average nor hardswish, and concatenates one scale only.
+           operators=_but("cat", "bilinear"), limits={"add": ADD}),
+    # Its XNNPACK takes neither averages nor hardswish, and concatenates one scale only.
     Oracle(name="LiteRT", run=by_litert, bias="int32",
-           operators=_but("avg_pool2d", "cat", "hardswish"), limits={"add": ADD}),
+           operators=_but("avg_pool2d", "bilinear", "cat", "hardswish"), limits={"add": ADD}),
 )
 """Each with the arithmetic that agrees with it."""
 
@@ -175,7 +175,7 @@ def measure(oracle: Oracle, operator: str, outputs: int, *, images: int = 8) -> 
         if not cells:
             cells = [Cell(operator=operator, limit=oracle.limits.get(sample.operator, 0.0),
                           **common)]
-            if oracle.float_average and sample.operator == "avg_pool2d":
+            if oracle.float_average and sample.operator in ("avg_pool2d", "bilinear"):
                 cells += [Cell(operator=f"{operator}, ties", limit=1.0, **common)]
         if len(cells) == 2:
             ties = _ties(sample)
@@ -186,8 +186,8 @@ def measure(oracle: Oracle, operator: str, outputs: int, *, images: int = 8) -> 
 
 
 def _ties(sample: Sample) -> NDArray[np.bool_]:
-    """Where the sum of a window lies half way between two levels."""
-    kernel, stride = sample.options["kernel_size"], sample.options["stride"]
-    windows = np.lib.stride_tricks.sliding_window_view(
-        sample.levels[0].astype(np.int64), (kernel, kernel), axis=(2, 3))[:, :, ::stride, ::stride]
-    return 2 * windows.sum(axis=(4, 5)) % (2 * kernel * kernel) == kernel * kernel
+    """Where the mean of some levels lies half way between two of them."""
+    levels = torch.from_numpy(sample.levels[0].astype(np.float64))
+    # Exact but for the division by an odd number, which gives no ties.
+    means = FUNCTIONS[sample.operator](levels, **sample.options).numpy()
+    return means % 1 == 0.5

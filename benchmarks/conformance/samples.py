@@ -73,6 +73,7 @@ FUNCTIONS: dict[str, Callable[..., Tensor]] = {
     "cat": lambda *tensors: torch.cat(tensors, 1),
     "avg_pool2d": functional.avg_pool2d,
     "max_pool2d": functional.max_pool2d,
+    "bilinear": functional.interpolate,
     "sigmoid": torch.sigmoid,
     "hardswish": functional.hardswish,
 }
@@ -189,6 +190,15 @@ def _pool(operator: str, kernel: int, stride: int) -> Callable[..., Sample]:
     return make
 
 
+def _bilinear(rng: np.random.Generator, images: int, narrow: bool) -> Sample:
+    source = _source(rng, narrow)
+    half = WIDTH // 2
+    return Sample(operator="bilinear", sources=(source,),
+                  target=Quantization(scale=source.scale, zero=source.zero),
+                  levels=(_levels(rng, source, images, 32, half, half),),
+                  options={"scale_factor": 2.0, "mode": "bilinear"})
+
+
 def _function(operator: str) -> Callable[..., Sample]:
     def make(rng: np.random.Generator, images: int, narrow: bool) -> Sample:
         source = _source(rng, narrow)
@@ -220,6 +230,7 @@ OPERATORS: dict[str, Callable[..., Sample]] = {
     "average pool 3x3": _pool("avg_pool2d", 3, 2),
     "average pool 7x7": _pool("avg_pool2d", 7, 1),
     "max pool 3x3": _pool("max_pool2d", 3, 2),
+    "bilinear upsampling": _bilinear,
     "sigmoid": _function("sigmoid"),
     "hardswish": _function("hardswish"),
 }

@@ -79,5 +79,7 @@ def _run(sample: Sample, inputs: list[Tensor]) -> Tensor:
         return quantized.sigmoid(inputs[0], scale, zero)
     if operator == "hardswish":
         return quantized.hardswish(inputs[0], scale, zero)
+    if operator == "bilinear":
+        return torch.nn.functional.interpolate(inputs[0], **sample.options)
     function = getattr(torch.nn.functional, operator)
     return function(inputs[0], sample.options["kernel_size"], sample.options["stride"])

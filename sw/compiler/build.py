@@ -16,6 +16,7 @@ from systolith.program import LayerInfo, Program, Region, Stage
 from . import memory, rules
 from .blocked import Blocked, Pixels
 from .emitter import Emitter
+from .expand import expand
 from .finish import MainTensor
 from .ir import Lowered, Matrix, Operation, Window
 from .lower import lower
@@ -67,6 +68,7 @@ def compile_schedule(graph: Graph, config: Config, *, name: str = "model",
     `leave_out` names some of `STEPS`.
     """
     rules.check_arithmetic(graph, config)
+    graph = expand(graph, config)
     lowered = lower(graph, config)
     separate_paddings(lowered, config)
     if "packing" not in leave_out:

@@ -16,6 +16,7 @@ __all__ = [
     "check_accumulator",
     "check_arithmetic",
     "check_constants",
+    "needs_byte_weights",
     "needs_residual",
     "needs_table",
     "needs_vector",
@@ -89,6 +90,12 @@ def needs_residual(node: g.Node, config: Config) -> None:
                       "set residual = true")
 
 
+def needs_byte_weights(node: g.Node) -> ModelError:
+    """Bilinear upsampling multiplies by 9, which 4-bit weights cannot hold."""
+    return _refuse(node, "needs weights of 8 bits, and this configuration's have 4",
+                   "set weight_bits = 8 or upsample by nearest neighbours")
+
+
 def window_too_large(operation: Operation, config: Config) -> ModelError:
     """A quarter of the scratchpad must hold what one output pixel reads of one channel group."""
     return ModelError(f"{operation.op} '{operation.name}' reads more for one output pixel than a "
@@ -103,6 +110,6 @@ def too_much_memory(name: str, needed: int, config: Config) -> ModelError:
 
 
 RULES = (unsupported_operator, reshape_moves_data, check_accumulator, check_arithmetic,
-         check_constants, needs_vector, needs_table, needs_residual,
+         check_constants, needs_vector, needs_table, needs_residual, needs_byte_weights,
          window_too_large, too_much_memory)
 """All rules, for the table of supported operators."""

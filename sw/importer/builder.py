@@ -112,6 +112,12 @@ class Builder:
                              source, target, kernel[0] * kernel[1], centered=centered,
                              multiplier_bits=self.multiplier_bits))
 
+    def upsample_bilinear(self, hint: str, tensor: str, source: Quantization,
+                          target: Quantization) -> str:
+        """Twice the height and width, interpolated."""
+        return self.make(ir.UpsampleBilinear, hint, (tensor,), target, **average_constants(
+            source, target, 16, centered=False, multiplier_bits=self.multiplier_bits))
+
     def requantize(self, hint: str, tensor: str, source: Quantization,
                    target: Quantization) -> str:
         """The same real values at another scale, or within narrower bounds."""

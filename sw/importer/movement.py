@@ -1,4 +1,4 @@
-"""Operators that only move, repeat or join values."""
+"""Operators that move, repeat, join or interpolate values."""
 
 from math import prod
 from typing import Any
@@ -139,6 +139,17 @@ def lower_upsample(lowering: Lowering, node: fx.Node, target: Quantization) -> s
     tensor = lowering.lower(node.args[0], target)
     return lowering.builder.make(ir.Upsample, layer_name(node), (tensor,), target,
                                  factor=(result[1] // source[1], result[2] // source[2]))
+
+
+@handles("upsample_bilinear2d")
+def lower_bilinear(lowering: Lowering, node: fx.Node, target: Quantization) -> str:
+    """by 2, with align_corners=False: as a transposed depthwise convolution of the image with its
+    edges repeated"""
+    source, result = lowering.shape(node.all_input_nodes[0]), lowering.shape(node)
+    if arguments(node)["align_corners"] or result[1:] != (2 * source[1], 2 * source[2]):
+        raise rules.BilinearFactor(layer=layer_name(node), input=source[1:], output=result[1:])
+    tensor, kind = lowering.exact(node.args[0], node)
+    return lowering.builder.upsample_bilinear(layer_name(node), tensor, kind, target)
 
 
 def _box(lowering: Lowering, node: fx.Node, source: Any, target: Quantization, axis: int,

@@ -12,6 +12,7 @@ __all__ = [
     "RULES",
     "AdaptivePool",
     "BatchAxis",
+    "BilinearFactor",
     "Broadcast",
     "ChannelAxis",
     "ChannelConstant",
@@ -236,3 +237,8 @@ class Permute(Rule):
 
 class UpsampleFactor(Rule):
     """'{layer}' resizes {input} to {output}: use whole factors"""
+
+
+class BilinearFactor(Rule):
+    """'{layer}' interpolates {input} to {output}: double both sizes with align_corners=False, or
+    resize by nearest neighbours"""

@@ -39,6 +39,7 @@ _AVERAGES = ("avg_pool1d", "avg_pool2d", "adaptive_avg_pool1d", "adaptive_avg_po
 _SHARING = ("max_pool1d", "max_pool2d", "adaptive_max_pool2d", "flatten", "view", "reshape",
             "unflatten", "squeeze", "unsqueeze", "permute", "transpose", "slice", "select",
             "narrow", "pad", "constant_pad_nd", "upsample_nearest1d", "upsample_nearest2d",
+            "upsample_bilinear2d",
             "channel_shuffle", "dropout", "contiguous", "clone", "amax", *_BOUNDS)
 _PARTS = ("chunk", "split", "split_with_sizes")
 
