@@ -211,6 +211,6 @@ class Head(wiring.Component):
             if not config.table:
                 absent |= payload.use_table
             if not config.residual:
-                absent |= payload.use_add
+                absent |= payload.use_add | (payload.source == PostSource.PRODUCT)
             return (bits[:4] == Opcode.POST) & absent
         return 0

@@ -99,6 +99,9 @@ class Bench:
         # A simulator that hangs outside of Python is beyond any watchdog that counts cycles.
         faulthandler.dump_traceback_later(settings.get("timeout", 600), exit=True,
                                           file=sys.__stderr__)
+        # Here and not when the loop begins to run, which is after a test's first lines.
+        dut.clk.value = 0
+        dut.rst.value = 0
         cocotb.start_soon(self._run())
 
     # Ports --------------------------------------------------------------------------------------
@@ -147,6 +150,7 @@ class Bench:
             agent.clear()
         self.dut.rst.value = 1
         await self.ticks(cycles)
+        assert int(self.dut.rst.value), "somebody else drives the reset"
         self.dut.rst.value = 0
 
     async def ticks(self, cycles: int = 1) -> None:
@@ -172,8 +176,6 @@ class Bench:
 
     async def _run(self) -> None:
         clock, half = self.dut.clk, Timer(1, "ns")
-        clock.value = 0
-        self.dut.rst.value = 0
         while True:
             clock.value = 0
             ready = [item for item in self._waiting if item[0]()]

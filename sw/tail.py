@@ -22,9 +22,10 @@ def run_tail(tail: Sequence[TailOperation], values: Mapping[str, Array],
              results: Sequence[str]) -> list[Array]:
     """Run the operations in order on float32 arrays by name, and return the named results."""
     known = dict(values)
-    for operation in tail:
-        inputs = [known[name] for name in operation.inputs]
-        known[operation.output] = TAIL_OPERATIONS[operation.op](*inputs, **operation.arguments)
+    with np.errstate(all="ignore"):  # what overflows is infinite, as in PyTorch
+        for operation in tail:
+            inputs = [known[name] for name in operation.inputs]
+            known[operation.output] = TAIL_OPERATIONS[operation.op](*inputs, **operation.arguments)
     return [known[name] for name in results]
 
 

@@ -8,6 +8,7 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
+from damage import damaged
 from systolith.errors import ProgramError
 from systolith.hw.isa import (
     INSTRUCTION_BYTES,
@@ -23,7 +24,6 @@ from systolith.hw.isa import (
     Vector,
     decode_descriptor,
     encode,
-    instruction_fields,
 )
 from systolith.sim.golden import Golden
 from systolith.sim.programs import CONFIGS, random_program
@@ -100,29 +100,6 @@ def test_lowered_thresholds_do_change_results():
         shown += any((result(program, image, noise=order, order=order) != expected).any()
                      for order in range(4))
     assert shown > total // 5, f"{shown} of {total}"
-
-
-def damaged(program, rng):
-    """The program with fields of some instructions replaced or bits of them flipped."""
-    image = bytearray(program.image)
-    starts = decode_descriptor(program.image)[1]
-    for _ in range(rng.randint(1, 3)):
-        queue = rng.choice(list(Queue))
-        index = rng.randrange(len(program.lists[queue]))
-        address = starts[queue] + index * INSTRUCTION_BYTES
-        if rng.random() < 0.3:
-            bit = rng.randrange(8 * INSTRUCTION_BYTES)
-            image[address + bit // 8] ^= 1 << bit % 8
-            continue
-        instruction = program.lists[queue][index]
-        field = rng.choice(instruction_fields(type(instruction)))
-        low = -(1 << (field.width - 1)) if field.signed else 0
-        high = low + (1 << field.width) - 1
-        old = getattr(instruction, field.name)
-        value = rng.choice([0, 1, low, high, old - 1, old + 1, rng.randint(low, high)])
-        image[address:address + INSTRUCTION_BYTES] = encode(
-            replace(instruction, **{field.name: min(max(value, low), high)}))
-    return bytes(image)
 
 
 @pytest.mark.parametrize("inputs", [

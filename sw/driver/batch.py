@@ -6,7 +6,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from systolith.errors import InputError
+from systolith.errors import InputError, ProgramError
 from systolith.graph import TailOperation
 from systolith.program import Program
 from systolith.tail import run_tail
@@ -82,13 +82,20 @@ def _real_array(name: str, values: Any) -> NDArray[Any]:
 def finish_outputs(program: Program, levels: list[NDArray[np.int8]], dequantize: bool) -> Any:
     """What the user gets: integers, or floats behind the program's tail of float operations.
 
-    One array, or a tuple of arrays for several.
+    One array, or a tuple of arrays for several. Raises `ProgramError` when the program's float
+    operations make no sense.
     """
     results: list[NDArray[Any]] = list(levels)
     if dequantize:
         values = {tensor.name: tensor.dequantize(array)
                   for tensor, array in zip(program.outputs, levels, strict=True)}
         names = [tensor.name for tensor in program.outputs]
-        tail = [TailOperation(**operation) for operation in program.tail]
-        results = run_tail(tail, values, program.metadata.get("results", names))
+        try:
+            tail = [TailOperation(**operation) for operation in program.tail]
+            results = run_tail(tail, values, program.metadata.get("results", names))
+        except (LookupError, TypeError, ValueError, AttributeError, MemoryError) as error:
+            # They come from a file, and no check there knows what numpy will accept.
+            raise ProgramError("the program's operations behind the network cannot be done "
+                               f"({type(error).__name__}): it is damaged, compile the model again"
+                               ) from error
     return results[0] if len(results) == 1 else tuple(results)

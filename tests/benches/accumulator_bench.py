@@ -100,7 +100,6 @@ class Accumulator(Agent):
 async def words_accumulate_in_place(dut, issue_chance, few):
     bench = Bench(dut)
     agent = Accumulator(bench)
-    await bench.ticks()
     await bench.reset()
     agent.running = True
     agent.issue_chance, agent.read_chance = issue_chance, 0.7
@@ -118,7 +117,6 @@ async def words_accumulate_in_place(dut, issue_chance, few):
 async def written_words_can_be_read_when_done_says_so(dut):
     bench = Bench(dut)
     lanes, bits = bench.parameters["lanes"], bench.parameters["bits"]
-    await bench.ticks()
     await bench.reset()
     dut.i__valid.value = 0
     dut.read__request__valid.value = 0

@@ -51,7 +51,6 @@ async def rows_come_out_as_they_went_in(dut):
                           stalls=bench.stalls(bench.parameters["stall_in"], burst=3))
     sink = bench.sink("o", word_layout(outputs),
                       stalls=bench.stalls(bench.parameters["stall_out"], burst=3))
-    await bench.ticks()
     await bench.reset()
     rows, pieces = rows_and_pieces(bench, inputs, outputs, 400)
     source.send(pieces)
@@ -69,7 +68,6 @@ async def full_rate(dut):
     inputs, outputs = bench.parameters["inputs"], bench.parameters["outputs"]
     source = bench.source("i", piece_layout(inputs, outputs))
     sink = bench.sink("o", word_layout(outputs))
-    await bench.ticks()
     await bench.reset()
     start, length, rows = outputs - 1, 32 * max(inputs, outputs), 4
     for _ in range(rows):

@@ -72,7 +72,6 @@ async def reads_see_earlier_writes(dut):
     """Every beat has a value at least as new as what was written before the request."""
     masters = Masters(dut)
     bench, beat = masters.bench, masters.beat
-    await bench.ticks()
     await bench.reset()
     number = 0
     for _ in range(300):
@@ -108,7 +107,6 @@ async def reads_wait_for_refused_writes(dut):
     """A write that the memory does not take for long is still seen by the read behind it."""
     masters = Masters(dut, stall=0.0, latency=1)
     bench, beat = masters.bench, masters.beat
-    await bench.ticks()
     await bench.reset()
     masters.memory.refuse_writes = True
     for number in range(1, 41):
@@ -127,7 +125,6 @@ async def everybody_has_a_turn(dut):
     """Masters that always ask share the port evenly."""
     masters = Masters(dut, stall=0.0)
     bench, beat, count = masters.bench, masters.beat, len(masters.requests)
-    await bench.ticks()
     await bench.reset()
     for reader in range(count):
         masters.requests[reader].send([{"address": 0, "beats": 4}] * 40)
@@ -147,7 +144,6 @@ async def discarded_data_does_not_arrive(dut):
     """A discarded reader's bursts vanish, the others' do not, and pending says when it is over."""
     masters = Masters(dut, stall=0.2, latency=20)
     bench, beat = masters.bench, masters.beat
-    await bench.ticks()
     await bench.reset()
     for i in range(64):
         masters.memory.data[i * beat] = i
@@ -174,7 +170,6 @@ async def discarded_data_does_not_arrive(dut):
 async def pending_writes_are_told(dut):
     masters = Masters(dut, stall=0.0)
     bench, beat = masters.bench, masters.beat
-    await bench.ticks()
     await bench.reset()
     masters.memory._stalls = iter(lambda: True, None)
     writer = len(masters.writes) - 1

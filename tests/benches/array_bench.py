@@ -104,7 +104,6 @@ async def sums_of_random_passes(dut, bubbles, timing):
     bench = Bench(dut)
     driver = ArrayDriver(bench, bench.parameters["rows"], bench.parameters["columns"],
                          bench.parameters["latency"])
-    await bench.ticks()
     await bench.reset()
     driver.origin = bench.cycle
     end = schedule(bench, driver, 60, bubbles=bubbles, timing=timing)
@@ -118,7 +117,6 @@ async def passes_of_as_many_pixels_as_rows_leave_no_bubble(dut):
     rows, columns = bench.parameters["rows"], bench.parameters["columns"]
     limit = bench.parameters["limit"]
     driver = ArrayDriver(bench, rows, columns, bench.parameters["latency"])
-    await bench.ticks()
     await bench.reset()
     driver.origin = bench.cycle
     passes = 12

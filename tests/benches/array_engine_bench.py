@@ -110,7 +110,6 @@ class Setup:
 
     async def start(self):
         """Reset, and write the weight memory and all accumulators."""
-        await self.bench.ticks()
         await self.bench.reset()
         config = self.config
         for address, weights in enumerate(self.weights):

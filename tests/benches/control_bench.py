@@ -122,7 +122,6 @@ class Control:
         return done + (done == len(self.lists[queue]) - 1)
 
     async def reset(self):
-        await self.bench.ticks()
         await self.bench.reset()
 
     def place(self, lists, base=0, config_hash=None):

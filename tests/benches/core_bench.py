@@ -45,7 +45,6 @@ class Machine:
         bench.port("control__watchdog").value = 5000
 
     async def reset(self):
-        await self.bench.ticks()
         await self.bench.reset()
 
     async def start(self, base=0):
@@ -185,6 +184,9 @@ def wrong_programs(config):
         yield {Queue.POST: [Post(use_table=1)]}, ErrorCode.DECODE, Queue.POST, 0
     if not config.residual:
         yield {Queue.POST: [Post(use_add=1)]}, ErrorCode.DECODE, Queue.POST, 0
+        # Found before its threshold is looked at, which can never be met.
+        yield ({Queue.POST: [Post(source=PostSource.PRODUCT, wait_store=9)]},
+               ErrorCode.DECODE, Queue.POST, 0)
     yield ({Queue.LOAD: [long, Fill(wait_store=1)], Queue.STORE: [Store(wait_load=2)]},
            ErrorCode.DEADLOCK, Queue.LOAD, 1)
 

@@ -103,7 +103,6 @@ class Setup:
         self.sequence = 0
 
     async def reset(self):
-        await self.bench.ticks(2)
         await self.bench.reset()
 
     def answers(self, session=SESSION):

@@ -148,7 +148,6 @@ class Setup:
         return self.random_fill() if self.bench.random.random() < 0.2 else self.random_load()
 
     async def start(self):
-        await self.bench.ticks()
         await self.bench.reset()
 
 

@@ -39,7 +39,6 @@ class Setup:
         self.source.send([field_bits(instruction)])
 
     async def start(self):
-        await self.bench.ticks()
         await self.bench.reset()
 
     def rows_of(self, instruction):

@@ -66,7 +66,6 @@ async def ready(dut, *, skew=1.0, refuse=0.0):
     driver, reader = PinDriver(bench, cycles * skew), PinReader(bench, cycles)
     source = bench.source("tx", 8)
     sink = bench.sink("rx", 8, stalls=bench.stalls(refuse))
-    await bench.ticks(2)
     await bench.reset()
     return bench, driver, reader, source, sink
 

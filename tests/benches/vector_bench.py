@@ -55,7 +55,6 @@ class Setup:
 
     async def start(self):
         """Reset, and write the weight memory and all accumulators."""
-        await self.bench.ticks()
         await self.bench.reset()
         self.load.send(
             {"target": LoadTarget.VECTOR_WEIGHT, "address": address, "part": 0,
