@@ -93,7 +93,7 @@ def assemble(config: Config, lists: dict[Queue, list[Instruction]], data: bytes 
 
 
 def random_program(config: Config, seed: int, *, instructions: int = 60,
-                   redundant: bool = False) -> RandomProgram:
+                   redundant: bool = False, memory_bytes: int | None = None) -> RandomProgram:
     """A random valid program.
 
     Parameters
@@ -106,13 +106,17 @@ def random_program(config: Config, seed: int, *, instructions: int = 60,
         About how many instructions it has between loading its regions and storing them.
     redundant
         Keep thresholds that others imply, too.
+    memory_bytes
+        Main memory that it may use; by default all.
     """
-    builder = _Builder(config, seed, instructions, redundant)
+    builder = _Builder(config, seed, instructions, redundant,
+                       config.memory_size if memory_bytes is None else memory_bytes)
     return builder.build()
 
 
 class _Builder:
-    def __init__(self, config: Config, seed: int, instructions: int, redundant: bool):
+    def __init__(self, config: Config, seed: int, instructions: int, redundant: bool,
+                 memory_bytes: int):
         self.config = config
         self.seed = seed
         self.count = instructions
@@ -124,8 +128,9 @@ class _Builder:
         most = instructions + len(self.proposer.first()) + len(self.proposer.regions) + len(Queue)
         image_bytes = pool_end + most * INSTRUCTION_BYTES
         self.image_bytes = image_bytes
-        self.proposer.place_output(image_bytes, config.memory_size)
-        self.history = History(config, config.memory_size, image_bytes)
+        self.memory_bytes = memory_bytes
+        self.proposer.place_output(image_bytes, memory_bytes)
+        self.history = History(config, memory_bytes, image_bytes)
 
     def build(self) -> RandomProgram:
         for instruction in self.proposer.first():
@@ -142,7 +147,7 @@ class _Builder:
             self.lists[queue].append(End())
         image = assemble(self.config, self.lists, self.proposer.pool)
         return RandomProgram(self.config, self.seed, image.ljust(self.image_bytes, b"\0"),
-                             self.config.memory_size, self.lists)
+                             self.memory_bytes, self.lists)
 
     def _add(self, instruction: Instruction) -> bool:
         """Append a proposed instruction with its thresholds, if it is valid."""

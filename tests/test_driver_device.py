@@ -236,13 +236,30 @@ def test_tools():
     figures = measure(device)
     assert figures["write_bytes_per_second"] > 0.85 * 300e3
     assert 200 < figures["round_trips_per_second"] < 500 and figures["repetitions"] == 0
-    assert selftest(device)["errors"] == 0 and not any(bed.memory)
+    assert selftest(device) == {"device": "the peer", "memory_tested": 4096 * 6, "programs": 0,
+                                "errors": 0}, "this configuration is no preset"
+    assert not any(bed.memory)
     bed.peer._memory = StuckMemory(bed.memory)
     with pytest.raises(DeviceError, match=r"does not hold|reads other bytes"):
         selftest(device)
     with pytest.raises(InputError, match="no action 'dance': use info, selftest or bench"):
         device_action("golden", "dance")
     assert device_action("golden", "info", config=CONFIG)["memory_size"] == CONFIG.memory_size
+
+
+def test_selftest_runs_programs_whose_results_are_known():
+    bed = GoldenBed()
+    assert selftest(bed.device, CONFIG)["programs"] == 4
+    run = bed.core.start
+
+    def wrong(base):
+        run(base)
+        bed.memory[0x8000] ^= 4
+
+    bed.core.start = wrong
+    with pytest.raises(DeviceError, match=r"computed 1 wrong bytes in test program 0, the first "
+                                          r"\d+ instead of \d+ at 0x8000: check the board's clock"):
+        selftest(bed.device, CONFIG)
 
 
 class StuckMemory:

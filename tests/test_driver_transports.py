@@ -1,6 +1,7 @@
 """Real pipes: pseudo-terminals and TCP, with a peer behind them."""
 
 import os
+import termios
 import threading
 import time
 from contextlib import contextmanager
@@ -10,6 +11,7 @@ import pytest
 
 import systolith
 from link_stand_ins import CONFIG, PeerDevice, copy_program
+from systolith.driver import transport
 from systolith.driver.simulate import PtyPort, TcpPort, serve, serve_device
 from systolith.driver.transport import SimTransport, TcpTransport
 from systolith.errors import DeviceError, InputError, LinkError
@@ -17,11 +19,16 @@ from systolith.hw.config import PRESETS
 from systolith.sim.peer import GoldenCore, Peer
 
 
-@contextmanager
-def served(port):
-    """A golden device behind a port, in a thread; its peer."""
+def golden_device():
+    """A device of its own: a peer with memory and the golden interpreter."""
     memory = bytearray(CONFIG.memory_size)
-    device = PeerDevice(Peer(CONFIG, memory, GoldenCore(CONFIG, memory)))
+    return PeerDevice(Peer(CONFIG, memory, GoldenCore(CONFIG, memory)))
+
+
+@contextmanager
+def served(port, device=None):
+    """A device behind a port, in a thread; its peer."""
+    device = device or golden_device()
     stop = threading.Event()
     thread = threading.Thread(target=serve_device, args=(device, port, stop.is_set))
     thread.start()
@@ -100,24 +107,117 @@ def session(address):
 
 
 def test_unplug_at_every_byte_of_a_session():
-    """A typed error within a second, and the next connection works."""
+    """A typed error within a second; and the same device, in whatever state that left it, answers
+    the next connection, under another path as after plugging in again."""
+    device = golden_device()
     whole = UnpluggedPty(1 << 20)
-    with served(whole):
+    with served(whole, device):
         assert session(whole.address) == b"abc" * 20
     total = (1 << 20) - whole._left
     for after in range(1, total):
         port = UnpluggedPty(after)
-        with served(port):
+        with served(port, device):
             begun = time.monotonic()
             with pytest.raises(LinkError):
                 session(port.address)
             assert time.monotonic() - begun < 1.5, f"{after} bytes"
+        device.link_read(1 << 16)  # what was on its way is lost
         again = PtyPort()
-        if after % 10 == 1:
-            with served(again):
-                assert session(again.address) == b"abc" * 20
-        else:
-            again.close()
+        with served(again, device):
+            assert session(again.address) == b"abc" * 20, f"{after} bytes"
+
+
+class Bridge:
+    """What the system tells about a serial port."""
+
+    description = "USB serial"
+
+    def __init__(self, port, serial_number):
+        self.device = port.address.removeprefix("pty:")
+        self.serial_number = serial_number
+
+
+def test_a_device_is_found_again_by_its_serial_number(monkeypatch):
+    """Unplugged and plugged in again it has another path, and the same number."""
+    device, bridges = golden_device(), []
+    monkeypatch.setattr(transport.list_ports, "comports", lambda: bridges)
+    first = UnpluggedPty(2000)
+    bridges[:] = [Bridge(PtyPort(), "OTHER"), Bridge(first, "FT4X2YZ")]
+    with served(first, device):
+        opened = systolith.open("serial:FT4X2YZ", config=CONFIG)
+        opened.machine.write(16, b"before")
+        with pytest.raises(LinkError, match="plug the device in and open it again"):
+            opened.machine.write(0x100, bytes(5000))
+        opened.close()
+    bridges[:] = bridges[:1]
+    with pytest.raises(LinkError, match=r"no serial port 'FT4X2YZ': .* ports here: /dev.* \(OTHER"):
+        systolith.open("serial:FT4X2YZ")
+    second = PtyPort()
+    bridges.append(Bridge(second, "FT4X2YZ"))
+    assert bridges[1].device != first.address
+    with served(second, device), systolith.open("serial:FT4X2YZ", config=CONFIG) as opened:
+        assert opened.machine.read(16, 6) == b"before"
+
+
+class OneRatePty(PtyPort):
+    """A pty whose device understands one baud rate: at others both sides receive noise."""
+
+    def __init__(self, rate):
+        super().__init__()
+        self._rate = getattr(termios, f"B{rate}")
+        self.rates = []
+
+    def exchange(self, data, timeout):
+        if self._right:
+            return super().exchange(data, timeout)
+        received = super().exchange(bytes(byte ^ 0x5A for byte in data), timeout)
+        return bytes(byte & 0xF1 for byte in received)
+
+    @property
+    def _right(self):
+        rate = termios.tcgetattr(self._slave)[4]
+        if not self.rates or self.rates[-1] != rate:
+            self.rates.append(rate)
+        return rate == self._rate
+
+
+def test_baud_rates_are_tried_until_one_is_right():
+    port = OneRatePty(921_600)
+    with served(port):
+        path = port.address.removeprefix("pty:")
+        begun = time.monotonic()
+        with systolith.open(f"serial:{path}", config=CONFIG) as device:
+            device.machine.write(16, b"abc")
+            assert device.machine.read(16, 3) == b"abc"
+        assert time.monotonic() - begun < 6
+        assert port.rates[-4:] == [getattr(termios, f"B{rate}") for rate in (
+            3_000_000, 2_000_000, 1_000_000, 921_600)]
+        with pytest.raises(LinkError, match=r"has not answered for 0\.3 s"):
+            systolith.open(f"serial:{path}", baud=115_200, silence=0.3)
+
+
+def test_no_rate_is_right():
+    port = OneRatePty(9600)
+    path = port.address.removeprefix("pty:")
+    with served(port), pytest.raises(LinkError, match=f"nothing at {path} answers at 3000000, .* "
+                                                      "or give its rate with baud="):
+        systolith.open(f"serial:{path}")
+
+
+@pytest.mark.parametrize("allowed", (True, False))
+def test_latency_timer_is_set_where_the_system_allows(monkeypatch, allowed):
+    asked = []
+
+    def low_latency(port, on):
+        asked.append(on)
+        if not allowed:
+            raise ValueError("not an FTDI bridge")
+
+    monkeypatch.setattr(transport.serial.Serial, "set_low_latency_mode", low_latency)
+    port = PtyPort()
+    with served(port):
+        assert session(port.address) == b"abc" * 20
+    assert asked == [True]
 
 
 class CutTcpPort(TcpPort):

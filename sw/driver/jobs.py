@@ -27,6 +27,7 @@ class Piece:
     sequence: int = 0
     frame: bytes = b""
     attempts: int = 0
+    first_sent_at: float = 0.0
     sent_at: float = 0.0
     timed: bool = False
     order: int = 0
@@ -48,7 +49,7 @@ class Job:
     result
         The answer, once `done` without an error.
     seconds
-        What the last answer took, None where its request had to be repeated.
+        What the last answer took since its request was first sent; None before.
     """
 
     effect = False

@@ -23,6 +23,9 @@ CHUNKS = (1 << 12, 1 << 15, 1 << 18)
 """Bytes that the first, the second and further requests of a CRC, FILL or COPY cover: the first
 measure how fast the device is, the last are not dear to repeat."""
 
+GUESS = 1e-6
+"""Seconds that a device may need for a byte of these, before that is measured."""
+
 
 @dataclass(frozen=True, kw_only=True)
 class RunResult:
@@ -199,7 +202,7 @@ class LinkMachine(Machine):
         self.identity = link.identity
         self.cycles_per_second = cycles_per_second or 1000.0 * max(1, link.identity.clock_khz)
         self._starting: list[Job] = []
-        self._seconds_per_byte = 0.0
+        self._seconds_per_byte = dict.fromkeys((Command.CRC, Command.FILL, Command.COPY), GUESS)
 
     @property
     def link(self) -> Link:
@@ -323,7 +326,7 @@ class LinkMachine(Machine):
                   answer_bytes: int = 0) -> SingleJob:
         """A request that keeps the device busy for a time that grows with its bytes."""
         return SingleJob(command, address, nbytes, *more, answer_bytes=answer_bytes,
-                         patience=4 * nbytes * self._seconds_per_byte)
+                         patience=4 * nbytes * self._seconds_per_byte[command])
 
     def _long_call(self, command: Command, address: int, nbytes: int, *more: int,
                    answer_bytes: int = 0) -> bytes:
@@ -332,7 +335,8 @@ class LinkMachine(Machine):
         # A simulated device is slower than its clock says, so the time is measured; in small
         # requests it is the link's.
         if job.seconds is not None and nbytes >= CHUNKS[0]:
-            self._seconds_per_byte = max(job.seconds / nbytes, self._seconds_per_byte / 2)
+            before = self._seconds_per_byte[command]
+            self._seconds_per_byte[command] = max(job.seconds / nbytes, before / 2)
         return answer
 
 

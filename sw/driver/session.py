@@ -275,6 +275,8 @@ class Session:
     def _send(self, piece: Piece, now: float) -> bytes:
         if piece.attempts:
             self.statistics.repetitions += 1
+        else:
+            piece.first_sent_at = now
         self._order += 1
         piece.attempts += 1
         # Behind a request that takes the device long, an answer says nothing about the link.
@@ -303,7 +305,7 @@ class Session:
         self._resend.pop(piece.sequence, None)
         self._progressed = now
         self.statistics.requests += 1
-        piece.job.seconds = now - piece.sent_at if piece.attempts == 1 else None
+        piece.job.seconds = now - piece.first_sent_at
         if piece.attempts == 1:
             if piece.timed:
                 sample = now - piece.sent_at
@@ -373,7 +375,7 @@ class Session:
     def _deadline(self, piece: Piece) -> float:
         # Nobody else is on the line, so there is no reason to wait longer and longer.
         begun = piece.sent_at if self._progressed is None else max(piece.sent_at, self._progressed)
-        return begun + self._rto + piece.job.patience
+        return begun + self._rto + _patience(piece)
 
     def _check_timer(self, now: float) -> None:
         if not self._outstanding:
@@ -392,7 +394,7 @@ class Session:
             return
         self._heard = now if self._heard is None else self._heard
         self._progressed = now if self._progressed is None else self._progressed
-        patience = max((piece.job.patience for piece in self._outstanding.values()), default=0.0)
+        patience = max(map(_patience, self._outstanding.values()), default=0.0)
         limit = max(self.silence, _TRIES * 2 * (self._round_trip or 0.0)) + patience
         if now - self._heard > limit:
             self.fail(LinkError(
@@ -402,3 +404,9 @@ class Session:
             self.fail(LinkError(
                 f"{self._name} answers but no request got through for {10 * limit:.3g} s: check "
                 "the cable and the baud rate"))
+
+
+def _patience(piece: Piece) -> float:
+    """Seconds to wait for the device itself: twice as long with every try, for each try may have
+    given it all of the work again."""
+    return piece.job.patience * 2.0 ** min(piece.attempts - 1, _TRIES)
