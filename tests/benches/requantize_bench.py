@@ -97,8 +97,8 @@ async def compare(dut, make, stall):
     bits, exact = bench.parameters["bits"], bench.parameters["bias"] == "exact"
     count = bench.parameters["count"]
     values = make(bench.rng, count, bits)
-    lane = Lane(bench, values, bench.stalls(stall))
     await bench.reset()
+    lane = Lane(bench, values, bench.stalls(stall))  # which begins at once
     await bench.until(lambda: len(lane.results) == count)
     fields = dict(values)
     if not exact:
