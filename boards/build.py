@@ -113,7 +113,7 @@ def _elaborate(board: Board, config: Config, name: int, folder: Path) -> Any:
         raise MissingExtraError(f"building a bitstream needs {error.name}: install it with "
                                 "pip install 'systolith[hw]'") from None
     if board.multipliers:
-        platform.multipliers = MultiplierBudget(board.family, board.multipliers)
+        platform.multipliers = MultiplierBudget(board.family, board.multipliers, config)
     plan = platform.build(BoardTop(board, config, build=name), name="top", do_build=False,
                           emit_src=False)
     plan.files["top.il"] = flow.without_collisions(plan.files["top.il"])

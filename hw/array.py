@@ -174,5 +174,5 @@ class SystolicArray(wiring.Component):
         """The same from multipliers that have these registers inside."""
         for c in range(0, self.columns, 2 if self.paired else 1):
             yield registered_product(
-                m, platform, f"product_{r}_{c}", activation, self._factor(shadow, c),
+                m, platform, "array", f"product_{r}_{c}", activation, self._factor(shadow, c),
                 enable=Const(1), a_enable=valid, b_enable=valid & first)

@@ -272,7 +272,7 @@ PRESETS: dict[str, Config] = {
     "default": Config(),
     "int4": Config(columns=32, weight_bits=4, paired_columns=True),
     "ulx3s-12f": Config(
-        rows=8, columns=4, lanes=2, scratchpad_banks=4, scratchpad_bank_words=512,
+        rows=8, columns=4, lanes=1, scratchpad_banks=4, scratchpad_bank_words=512,
         weight_words=512, accumulator_words=128, parameter_words=64,
         vector_taps=1, vector_accumulator_words=64, vector_weight_words=64,
         memory_bytes_per_beat=4, memory_size=32 << 20, timestamps=64, clock_mhz=90.0),

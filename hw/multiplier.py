@@ -8,30 +8,51 @@ ordinary registers. The cycles are the same.
 
 from amaranth import ClockSignal, Const, Instance, Signal, signed
 
-__all__ = ["MultiplierBudget", "has_multipliers", "registered_product"]
+from .config import Config
+
+__all__ = ["MultiplierBudget", "demand", "has_multipliers", "registered_product"]
 
 
 class MultiplierBudget:
-    """The multipliers of a device, handed out in the order in which they are asked for.
+    """The multipliers of a device, and whom they are for.
+
+    What costs most without them comes first: the wide products of the requantizers, the array,
+    then the residual adders, and the vector unit.
 
     Parameters
     ----------
     family : str
         "ecp5".
     available : int
+        Multipliers that may be used.
+    config : Config
+        Says how many each part wants.
     """
 
-    def __init__(self, family: str, available: int):
+    def __init__(self, family: str, available: int, config: Config):
         self.family = family
-        self.available = available
-        self.used = 0
+        self.left = {}
+        for kind, wanted in demand(config).items():
+            self.left[kind] = min(wanted, available)
+            available -= self.left[kind]
 
-    def take(self, count: int = 1) -> bool:
-        """Whether `count` more are left; if so, they are used."""
-        if self.used + count > self.available:
+    def take(self, kind: str) -> bool:
+        """Whether one more is left for parts of a `kind`; if so, it is used."""
+        if not self.left[kind]:
             return False
-        self.used += count
+        self.left[kind] -= 1
         return True
+
+
+def demand(config: Config) -> dict[str, int]:
+    """Products by kind, the one that needs multipliers most first."""
+    of_requantizer = {24: 4, 18: 2, 16: 2, 0: 0}[config.multiplier_bits]
+    return {
+        "requantizer": of_requantizer * config.lanes,
+        "array": config.multipliers,
+        "residual": 4 * config.lanes if config.residual else 0,
+        "vector": config.rows * config.vector_taps,
+    }
 
 
 def has_multipliers(platform) -> bool:
@@ -39,7 +60,7 @@ def has_multipliers(platform) -> bool:
     return getattr(platform, "multipliers", None) is not None
 
 
-def registered_product(m, platform, name, a, b, *, enable, a_enable=None, b_enable=None):
+def registered_product(m, platform, kind, name, a, b, *, enable, a_enable=None, b_enable=None):
     """The product of `a` and `b` in a register that is renewed when `enable` is 1.
 
     With `a_enable` or `b_enable` that operand passes a register first, renewed when that is 1;
@@ -52,6 +73,8 @@ def registered_product(m, platform, name, a, b, *, enable, a_enable=None, b_enab
     m : Module
     platform : object or None
         With a `MultiplierBudget` as `multipliers`, primitives are used as long as it lasts.
+    kind : str
+        Who asks, of `demand`.
     name : str
         Of the instance and its signals.
     a, b : Value
@@ -59,7 +82,7 @@ def registered_product(m, platform, name, a, b, *, enable, a_enable=None, b_enab
     """
     product = Signal((a * b).shape(), name=name, reset_less=True)
     if (has_multipliers(platform) and max(_operand_bits(a), _operand_bits(b)) <= 18
-            and platform.multipliers.take()):
+            and platform.multipliers.take(kind)):
         _mult18x18d(m, name, a, b, product, a_enable, b_enable)
         return product
 

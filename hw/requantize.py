@@ -151,7 +151,8 @@ class Requantizer(wiring.Component):
         if self._bits == 24:
             m_low, m_high = self.multiplier[:12], self.multiplier[12:]
             low_low, low_high, high_low, high_high = (
-                registered_product(m, platform, name, a, b, enable=self.enable[2])
+                registered_product(m, platform, "requantizer", name, a, b,
+                                   enable=self.enable[2])
                 for name, a, b in (("low_low", low, m_low), ("low_high", low, m_high),
                                    ("high_low", high, m_low), ("high_high", high, m_high)))
             middle = Signal(signed(34))
@@ -163,7 +164,7 @@ class Requantizer(wiring.Component):
             rest = middle << 12
         elif self._bits:
             by_low, by_high = (
-                registered_product(m, platform, name, part, self.multiplier,
+                registered_product(m, platform, "requantizer", name, part, self.multiplier,
                                    enable=self.enable[2])
                 for name, part in (("by_low", low), ("by_high", high)))
             upper = Signal(by_high.shape())

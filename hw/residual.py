@@ -83,8 +83,8 @@ class ResidualAdder(wiring.Component):
 
         # A multiplier is cut in two, which fit small hardware multipliers.
         def products(letter, difference, multiplier):
-            return (registered_product(m, platform, f"{part}_{letter}", difference, bits,
-                                       enable=self.enable[1])
+            return (registered_product(m, platform, "residual", f"{part}_{letter}",
+                                       difference, bits, enable=self.enable[1])
                     for part, bits in (("low", multiplier[:_LOW_BITS]),
                                        ("high", multiplier[_LOW_BITS:].as_signed())))
 

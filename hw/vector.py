@@ -111,7 +111,7 @@ class VectorLanes(wiring.Component):
                     m.d.sync += shadow.eq(self.load.weights.word_select(lane, 8))
                 # A maximum is taken of products with 1, so that nothing is behind the multiplier.
                 product = registered_product(
-                    m, platform, f"product_{lane}_{tap}", activation,
+                    m, platform, "vector", f"product_{lane}_{tap}", activation,
                     Mux(self.i.maximum, Const(1, signed(8)), shadow), enable=multiplying["valid"],
                     a_enable=self.i.valid,
                     b_enable=self.i.valid & (self.i.swap | self.i.maximum))

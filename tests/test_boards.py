@@ -1,0 +1,184 @@
+"""Boards and the bitstream build, without the tools that take minutes."""
+
+import json
+import stat
+import sys
+
+import pytest
+from amaranth.hdl import ClockDomain, Module
+from amaranth.lib import wiring
+from amaranth.lib.memory import Memory
+from amaranth.lib.wiring import In, Out
+
+from systolith.bitstreams import build_boards, load_bitstream
+from systolith.boards import build as board_build
+from systolith.boards import flow, pll
+from systolith.boards.board import FAMILIES
+from systolith.boards.build import board_named, check_timing, identity
+from systolith.boards.catalog import BOARDS
+from systolith.errors import BuildError, ConfigError, MissingExtraError
+from systolith.hw.config import PRESETS
+from systolith.hw.export import rtlil_text
+from systolith.hw.multiplier import MultiplierBudget, demand
+from systolith.summary import terminal
+
+
+@pytest.mark.parametrize("wanted", (40, 66.6667, 80, 90, 100, 108.3333, 125))
+@pytest.mark.parametrize("source", (25, 48))
+def test_ecp5_dividers_stay_in_their_limits(source, wanted):
+    found = pll.ecp5_dividers(source, wanted)
+    assert found.mhz == pytest.approx(source * found.feedback / found.reference)
+    assert found.mhz == pytest.approx(wanted, rel=0.005)
+    assert 400 <= found.mhz * found.output <= 800
+    assert source / found.reference >= 3.125
+
+
+def test_dividers_as_the_vendors_tools_choose_them():
+    assert pll.ecp5_dividers(25, 100) == pll.Dividers(1, 4, 4, 100)
+    assert pll.ice40_dividers(12, 24) == pll.Dividers(1, 64, 32, 24)
+    found = pll.gowin_dividers(27, 54)
+    assert (found.reference, found.feedback) == (1, 2)
+    assert 400 <= found.mhz * found.output <= 1200
+
+
+@pytest.mark.parametrize("dividers", (pll.ecp5_dividers, pll.ice40_dividers, pll.gowin_dividers))
+def test_a_clock_that_no_divider_makes_is_refused(dividers):
+    with pytest.raises(BuildError, match="cannot make 3333 MHz from 27 MHz"):
+        dividers(27, 3333)
+
+
+@pytest.mark.parametrize("name", BOARDS)
+def test_every_board_has_a_preset_and_a_platform(name):
+    board = BOARDS[name]
+    assert board.config is PRESETS[name]
+    platform = board.platform()
+    hertz = platform.default_clk_frequency
+    assert hertz >= 8 * board.baud
+    assert platform.lookup("uart", 0)
+    if board.sdram is not None:
+        assert board.config.memory_size <= board.sdram.size
+        assert platform.lookup("sdram", 0)
+    assert board.family in FAMILIES
+
+
+def test_an_unknown_board_is_named():
+    with pytest.raises(ConfigError, match="no board 'ulx4': choose one of ulx3s-85f"):
+        board_named("ulx4")
+
+
+def test_identity_follows_configuration_and_board():
+    board = next(iter(BOARDS.values()))
+    names = {identity(board, board.config), identity(board, board.config.replace(timestamps=32)),
+             identity(board, board.config.replace(clock_mhz=50.0)),
+             *(identity(other, board.config) for other in BOARDS.values())}
+    assert len(names) == 2 + len(BOARDS)
+    assert identity(board, board.config) == identity(board, board.config)
+
+
+class _Memories(wiring.Component):
+    """A memory in one clock domain and, beside it, one between two."""
+
+    crossing: In(1)
+    o: Out(8)
+
+    def __init__(self, crosses):
+        super().__init__()
+        self._crosses = crosses
+
+    def elaborate(self, platform):
+        m = Module()
+        m.domains.other = ClockDomain()
+        m.submodules.memory = memory = Memory(shape=8, depth=16, init=[])
+        write = memory.write_port(domain="other" if self._crosses else "sync")
+        read = memory.read_port()
+        m.d.comb += [write.en.eq(self.crossing), self.o.eq(read.data), read.en.eq(1)]
+        return m
+
+
+def test_collisions_are_given_up_inside_a_domain_only():
+    for crosses in (False, True):
+        text = rtlil_text(_Memories(crosses))
+        assert "COLLISION_X_MASK 1'0" in text
+        changed = flow.without_collisions(text)
+        assert ("COLLISION_X_MASK 1'1" in changed) is not crosses
+        assert len(changed) == len(text)
+
+
+def test_multipliers_go_to_the_widest_products_first():
+    config = PRESETS["small"]
+    wanted = demand(config)
+    assert wanted["array"] == 64
+    assert wanted["requantizer"] == 4 * config.lanes
+    budget = MultiplierBudget("ecp5", wanted["requantizer"] + 3, config)
+    assert [budget.take("array") for _ in range(4)] == [True, True, True, False]
+    assert budget.take("requantizer")
+    assert not budget.take("vector")
+
+
+def _step(*command):
+    return flow.Step("synthesis", command, "top.rpt")
+
+
+def test_a_failing_tool_is_quoted(tmp_path):
+    with pytest.raises(BuildError, match=r"failed \(ERROR: no such cell\): see .*top.rpt"):
+        flow.run_step(_step(sys.executable, "-c",
+                            "print('ERROR: no such cell'); print('bye'); exit(1)"), tmp_path)
+    assert "no such cell" in (tmp_path / "synthesis.log").read_text()
+
+
+def test_a_missing_tool_names_its_extra(tmp_path):
+    with pytest.raises(MissingExtraError, match=r"nothing is not installed.*systolith\[hw\]"):
+        flow.run_step(_step(str(tmp_path / "nothing")), tmp_path)
+
+
+def test_a_tool_that_hangs_is_stopped(tmp_path):
+    with pytest.raises(BuildError, match="did not end within 1 s"):
+        flow.run_step(_step(sys.executable, "-c", "import time; time.sleep(60)"), tmp_path,
+                      deadline=1)
+
+
+def test_missed_timing_fails():
+    result = {"board": "b", "fmax_mhz": {"core": 99.0, "link": 50.0},
+              "target_mhz": {"core": 100.0, "link": 25.0}}
+    with pytest.raises(BuildError, match=r"core reaches 99 of 100 MHz"):
+        check_timing(result)
+    result["fmax_mhz"]["core"] = 100.0
+    check_timing(result)
+
+
+def test_a_finished_build_is_used_again_unless_it_was_touched(tmp_path):
+    product = tmp_path / "top.bit"
+    product.write_bytes(b"bits")
+    file = tmp_path / "result.json"
+    result = {"identity": f"{7:016x}", "bitstream": str(product),
+              "bitstream_sha256": board_build._sha256(product)}
+    file.write_text(json.dumps(result))
+    assert board_build._finished(file, 7) == result
+    assert board_build._finished(file, 8) is None
+    product.write_bytes(b"bots")
+    assert board_build._finished(file, 7) is None
+    file.write_text("{}")
+    assert board_build._finished(file, 7) is None
+
+
+def _tool(folder, name, text, code):
+    path = folder / name
+    path.write_text(f"#!/bin/sh\necho {text} >&2\nexit {code}\n")
+    path.chmod(path.stat().st_mode | stat.S_IXUSR)
+
+
+def test_loading_says_what_to_install_or_check(tmp_path, monkeypatch):
+    board = BOARDS["ulx3s-85f"]
+    monkeypatch.setenv("PATH", str(tmp_path))
+    with pytest.raises(MissingExtraError, match="needs openFPGALoader: install it"):
+        load_bitstream(board, tmp_path / "top.bit")
+    _tool(tmp_path, "openFPGALoader", "unable to open ftdi device", 1)
+    with pytest.raises(BuildError, match=r"unable to open ftdi device\): check that the board"):
+        load_bitstream(board, tmp_path / "top.bit")
+    _tool(tmp_path, "openFPGALoader", "done", 0)
+    load_bitstream(board, tmp_path / "top.bit")
+
+
+def test_all_boards_take_no_options_of_one(tmp_path):
+    with pytest.raises(ConfigError, match="are for one board"):
+        build_boards("all", None, tmp_path, program=True, console=terminal())
