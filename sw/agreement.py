@@ -14,6 +14,7 @@ from rich.console import Console
 from .errors import InputError
 from .graph import Graph
 from .hw.config import Config, load_config
+from .layout import as_images
 from .program import Program
 from .summary import layer_table
 
@@ -60,7 +61,8 @@ def verify_model(model: Any, example_input: Any, images: Any, *, config: str | C
     if len(arrays) != len(graph.inputs):
         raise InputError(f"the network has {len(graph.inputs)} inputs "
                          f"({', '.join(graph.inputs)}), not {len(arrays)}: pass one array for each")
-    levels = {name: graph.tensors[name].quantize(np.asarray(array))
+    levels = {name: graph.tensors[name].quantize(as_images(np.asarray(array),
+                                                           graph.tensors[name].shape))
               for name, array in zip(graph.inputs, arrays, strict=True)}
     if program is None:
         program = compile_graph(graph, chosen, name="verify", observe=True)

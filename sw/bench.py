@@ -20,6 +20,7 @@ from .errors import DeviceError, InputError
 from .graph import Graph
 from .hw.config import Config, load_config
 from .hw.protocol import Counter
+from .layout import as_images
 from .program import Program
 from .summary import layer_table, percent
 
@@ -75,7 +76,8 @@ def first_images(graph: Graph, example: Any) -> dict[str, np.ndarray]:
         return {name: generator.integers(-128, 128, graph.tensors[name].shape, np.int8)
                 for name in graph.inputs}
     given = example if isinstance(example, tuple | list) else (example,)
-    return {name: graph.tensors[name].quantize(np.asarray(array)[0])
+    return {name: graph.tensors[name].quantize(as_images(np.asarray(array),
+                                                         graph.tensors[name].shape)[0])
             for name, array in zip(graph.inputs, given, strict=True)}
 
 

@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 
 from systolith import graph as ir
 from systolith.errors import InputError
+from systolith.layout import as_images
 from systolith.sim import numerics
 from systolith.tail import run_tail
 
@@ -66,8 +67,8 @@ def reference(model: Any, images: Any, *, example_input: Any = None, bias: str =
     for name, array in zip(graph.inputs, arrays, strict=True):
         if np.isnan(np.asarray(array, np.float32)).any():
             raise InputError(f"input '{name}' contains NaN: clean the data")
-    levels = {name: graph.tensors[name].quantize(_as_inside(np.asarray(array),
-                                                            graph.tensors[name].shape))
+    levels = {name: graph.tensors[name].quantize(as_images(np.asarray(array),
+                                                           graph.tensors[name].shape))
               for name, array in zip(graph.inputs, arrays, strict=True)}
     tensors = execute(graph, levels)
     if not dequantize:
@@ -76,13 +77,6 @@ def reference(model: Any, images: Any, *, example_input: Any = None, bias: str =
         floats = {name: graph.tensors[name].dequantize(tensors[name]) for name in graph.outputs}
         results = run_tail(graph.tail, floats, graph.results)
     return results[0] if len(results) == 1 else tuple(results)
-
-
-def _as_inside(array: Array, shape: ir.Shape) -> Array:
-    """Sequences [N, C, L] as the [N, C, 1, L] that the graph computes with."""
-    if array.ndim == 3 and array.shape[1:] == (shape[0], *shape[2:]) and len(shape) == 3:
-        return array[:, :, None]
-    return array
 
 
 def execute(graph: ir.Graph, inputs: Mapping[str, Array] | Array) -> dict[str, Array]:

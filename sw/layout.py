@@ -11,7 +11,7 @@ from systolith.sim import numerics
 
 from .errors import InputError, ProgramError
 
-__all__ = ["LAYOUTS", "TensorDescriptor"]
+__all__ = ["LAYOUTS", "TensorDescriptor", "as_images"]
 
 LAYOUTS = ("grouped", "pixels")
 """`grouped` holds `[group][y][x][word]` bytes, a word of `word_bytes` channels a pixel, as the
@@ -220,3 +220,13 @@ class TensorDescriptor:
         if type(values.get("scale")) is int:
             values["scale"] = float(min(values["scale"], _LIMIT))
         return cls(**values)
+
+
+def as_images(array: NDArray[Any], shape: tuple[int, ...]) -> NDArray[Any]:
+    """Sequences [N, C, L] as the [N, C, 1, L] that a network of shape (C, 1, L) computes with.
+
+    Anything else comes back as it is.
+    """
+    if array.ndim == 3 and shape[1:2] == (1,) and array.shape[1:] == (shape[0], *shape[2:]):
+        return array[:, :, None]
+    return array

@@ -116,6 +116,8 @@ OPERATORS: dict[str, Case] = {
     "clamp": _around(lambda m, a, b: torch.clamp(a, max=0.5)),
     "leaky relu": _around(lambda m, a, b: F.leaky_relu(a, 0.1)),
     "prelu": _around(lambda m, a, b: m.act(a), act=nn.PReLU()),
+    "prelu by channel": _around(lambda m, a, b: m.act(a), act=nn.PReLU(8)),
+    "prelu of a vector": _around(lambda m, a, b: m.act(a.mean((2, 3))), act=nn.PReLU(8)),
     "sigmoid": _around(lambda m, a, b: torch.sigmoid(a)),
     "tanh": _around(lambda m, a, b: torch.tanh(a)),
     "hardsigmoid": _around(lambda m, a, b: F.hardsigmoid(a)),

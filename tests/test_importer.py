@@ -28,8 +28,8 @@ ROUNDING = 2e-5
 XNNPACK_OPERATORS = sorted(set(OPERATORS) - {
     "average pool", "cat", "cat height", "conv asymmetric kernel", "conv even same",
     "conv transposed", "conv transposed groups", "elu", "gelu", "hardsigmoid", "hardswish",
-    "leaky relu", "mish", "prelu", "separate bias", "silu", "squeeze and excite", "sub",
-    "upsample bilinear"})
+    "leaky relu", "mish", "prelu", "prelu by channel", "prelu of a vector", "separate bias",
+    "silu", "squeeze and excite", "sub", "upsample bilinear"})
 # An average at its input's scale meets exact ties, where the float graph is noisy.
 TIES = 0.1
 

@@ -8,6 +8,7 @@ from numpy.typing import NDArray
 
 from systolith.errors import InputError, ProgramError
 from systolith.graph import TailOperation
+from systolith.layout import as_images
 from systolith.program import Program
 from systolith.tail import run_tail
 
@@ -30,6 +31,7 @@ def input_levels(program: Program, images: Any) -> list[NDArray[np.int8]]:
     for tensor, values in zip(program.inputs, arrays, strict=True):
         array = _real_array(tensor.name, values)
         shape = program.image_shape(tensor)
+        array = as_images(array, shape)
         wanted = "(N, " + "".join(f"{size}, " for size in shape)[:-2] + ")"
         if array.shape == shape:
             raise InputError(f"input '{tensor.name}' has shape {array.shape} and lacks the batch "

@@ -1,5 +1,6 @@
 """Sums, products, and functions of one value, which become tables."""
 
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -17,7 +18,7 @@ from systolith.sim import numerics
 __all__ = ["FUNCTIONS"]
 
 FUNCTIONS = ("abs", "elu", "exp", "gelu", "hardsigmoid", "hardswish", "leaky_relu", "log",
-             "log_sigmoid", "mish", "neg", "pow", "prelu", "reciprocal", "rsqrt", "selu", "sigmoid",
+             "log_sigmoid", "mish", "neg", "pow", "reciprocal", "rsqrt", "selu", "sigmoid",
              "silu", "softplus", "sqrt", "tanh", "div")
 """Functions of one value; every chain of these and of bounds is one table."""
 
@@ -29,6 +30,33 @@ _TRANSPARENT = ("dropout", "clone", "alias", "contiguous", "detach")
 def lower_function(lowering: Lowering, node: fx.Node, target: Quantization) -> str:
     """as a 256-entry table, together with all functions of one value around it"""
     return _table(lowering, node, target)
+
+
+@handles("prelu")
+def lower_prelu(lowering: Lowering, node: fx.Node, target: Quantization) -> str:
+    """as a table with one slope; with one a channel, the negative part goes through a depthwise
+    layer and is added to the positive one"""
+    slopes = lowering.constant(node.args[1])
+    if slopes.numel() == 1:
+        return _table(lowering, node, target)
+    tensor, source = lowering.exact(node.args[0], node)
+    channels, shape = _per_channel(lowering, node, slopes.reshape(1, -1, 1, 1),
+                                   lowering.shape(node)[0]), lowering.shape(node)
+    builder, name = lowering.builder, layer_name(node)
+    tensor = builder.reshape(f"{name}.input", tensor, (*shape, 1, 1)[:3], source)
+    # Only one of the two parts is ever off its zero point, so that each value is rounded once.
+    above = builder.requantize(f"{name}.positive", tensor, source,
+                               target.within(target.zero, 127))
+    below = builder.requantize(f"{name}.negative", tensor, source, source.within(-128, source.zero))
+    weight = np.sign(channels).astype(np.int8).reshape(-1, 1, 1, 1)
+    # A slope is the weight's scale, kept in full; that of a slope of 0 does not matter.
+    below = builder.weighted(
+        ir.Conv2d, f"{name}.slopes", below, source,
+        replace(target, low=-128, high=127), weight=weight, float_bias=np.zeros(len(channels)),
+        weight_scale=np.where(weight[:, 0, 0, 0] == 0, 1, np.abs(channels)), groups=len(channels))
+    whole = replace(target, low=-128, high=127)
+    result = builder.add(name, above, below, whole, whole, target)
+    return builder.reshape(f"{name}.output", result, shape, target)
 
 
 @handles("add", "sub", "rsub")
@@ -115,7 +143,7 @@ def _walk(lowering: Lowering, node: fx.Node, consumer: fx.Node, members: list[fx
         sources[node] = lowering.exact(node, consumer)
         return
     name = operator_name(node)
-    if name not in (*FUNCTIONS, *CLAMPS, *_BINARY, *_TRANSPARENT):
+    if name not in (*FUNCTIONS, *CLAMPS, *_BINARY, *_TRANSPARENT, "prelu"):
         raise lowering.needs_scale(node, consumer)
     for item in node.all_input_nodes:
         if not is_constant(item):
