@@ -87,7 +87,8 @@ class Counters(wiring.Component):
         with m.Elif(self.running):
             for counter, increment in increments.items():
                 m.d.sync += values[counter].eq(values[counter] + increment)
-        m.d.sync += self.counter_value.eq(Array(values.values())[self.counter_index])
+        m.d.sync += self.counter_value.eq(
+            Cat(*values.values()).word_select(self.counter_index, 32))
 
         waiting = [Signal(range(MAX_IN_FLIGHT + 1), name=f"marks_{queue.name.lower()}")
                    for queue in Queue]
