@@ -280,7 +280,7 @@ PRESETS: dict[str, Config] = {
         rows=16, columns=8, lanes=4, scratchpad_banks=8, scratchpad_bank_words=1024,
         weight_words=4096, accumulator_words=256, parameter_words=256,
         vector_accumulator_words=256, vector_weight_words=256, memory_bytes_per_beat=4,
-        memory_size=32 << 20, clock_mhz=100.0),
+        memory_size=32 << 20, sdram="MT48LC16M16A2-7E", clock_mhz=100.0),
 }
 """Named configurations: `tiny` 4x4, `small` 8x8, `default` 16x16, and `int4` with as many
 multipliers as `default`, each of which does two products with 4-bit weights."""

@@ -5,8 +5,11 @@ from math import ceil
 
 from systolith.errors import ConfigError
 
-__all__ = ["GW2AR_18_SDRAM", "IS42S16160G_7", "MT48LC16M16A2_7E", "SDRAM_CHIPS", "SdramChip",
-           "SdramCycles"]
+__all__ = ["GW2AR_18_SDRAM", "IS42S16160G_7", "MT48LC16M16A2_7E", "SDRAM_CHIPS",
+           "SDRAM_READ_DELAY", "SdramChip", "SdramCycles"]
+
+SDRAM_READ_DELAY = 2
+"""Cycles by which words arrive late where pads have registers: one on the way out, one back."""
 
 
 @dataclass(frozen=True)

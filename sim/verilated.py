@@ -16,28 +16,48 @@ from systolith.errors import DeviceError, InputError, LinkError
 from systolith.hw.config import Config
 from systolith.hw.isa import ErrorCode, Queue
 from systolith.hw.protocol import Counter
+from systolith.hw.sdram_chips import SDRAM_CHIPS, SDRAM_READ_DELAY
 
 from .build import Model, build, require, verilog_of, verilog_of_config, waveform_format
+from .sdram import SdramSettings, settings_of
 
-__all__ = ["RunResult", "VerilatedDevice", "build_library"]
+__all__ = ["MEMORY_LATENCY", "RunResult", "VerilatedDevice", "build_library", "has_sdram"]
+
+MEMORY_LATENCY = 50
+"""Cycles from a request to its first beat of a plain simulated memory."""
 
 _HARNESS = Path(__file__).parent / "device" / "device.cpp"
-_FAULTS = {1: "read", 2: "wrote"}
 _IDLE, _BYTES = 1, 2
 _CYCLES_PER_CALL = 200_000
 
 
-class _Options(ctypes.Structure):
-    _fields_ = [("memory_size", ctypes.c_uint64), ("memory_latency", ctypes.c_uint32),
-                ("memory_bytes_per_cycle", ctypes.c_uint32),
-                ("link_cycles_per_byte", ctypes.c_uint32), ("stall_per_mille", ctypes.c_uint32),
-                ("seed", ctypes.c_uint64)]
+class _Memory(ctypes.Structure):
+    _fields_ = [("size", ctypes.c_uint64), ("latency", ctypes.c_uint32),
+                ("bytes_per_cycle", ctypes.c_uint32)]
+
+
+class _Chip(ctypes.Structure):
+    _fields_ = [("size", ctypes.c_uint64), ("settings", SdramSettings)]
+
+
+def _options(memory: ctypes.Structure, *values: int) -> ctypes.Structure:
+    """What a device is created with, whose memory is of either kind."""
+    class Options(ctypes.Structure):
+        _fields_ = [("memory", type(memory)), ("link_cycles_per_byte", ctypes.c_uint32),
+                    ("stall_per_mille", ctypes.c_uint32), ("seed", ctypes.c_uint64)]
+
+    return Options(memory, *values)
 
 
 class _Status(ctypes.Structure):
     _fields_ = [("cycle", ctypes.c_uint64), ("busy", ctypes.c_uint32), ("error", ctypes.c_uint32),
-                ("error_queue", ctypes.c_uint32), ("error_address", ctypes.c_uint32),
-                ("fault", ctypes.c_uint32)]
+                ("error_queue", ctypes.c_uint32), ("error_address", ctypes.c_uint32)]
+
+
+def has_sdram(config: Config, memory_latency: int | None,
+              memory_bytes_per_cycle: int | None) -> bool:
+    """Whether a device with these options has its configuration's SDRAM as main memory."""
+    return bool(config.sdram) and memory_latency is None and memory_bytes_per_cycle is None
 
 
 class RunResult:
@@ -61,16 +81,22 @@ class RunResult:
                 f"cycles={self.cycles})")
 
 
-def build_library(config: Config, *, trace: bool = False, component: Any = None) -> Path:
+def build_library(config: Config, *, trace: bool = False, component: Any = None,
+                  sdram: bool = False) -> Path:
     """Build the shared library of `SoC(config, direct=True)`, or of a component with its ports.
+
+    With `sdram` it is `SdramSoC(config)`: the controller belongs to it, and the chip is outside.
 
     Raises `BuildError` and `MissingExtraError`.
     """
     if component is None:
         require("amaranth")
+        from systolith.hw.sdram_soc import SdramSoC
         from systolith.hw.soc import SoC
 
-        verilog = verilog_of_config("SoC direct", config, lambda: SoC(config, direct=True))
+        verilog = verilog_of_config(
+            "SoC with SDRAM" if sdram else "SoC direct", config,
+            lambda: SdramSoC(config) if sdram else SoC(config, direct=True))
     else:
         verilog = verilog_of(component)
     counters = re.search(r"output \[(\d+):0\] counters;", verilog)
@@ -84,7 +110,8 @@ def build_library(config: Config, *, trace: bool = False, component: Any = None)
         verilator_flags=("-O3", "--x-assign", "fast", "--x-initial", "fast", "--no-assert",
                          "--no-timing"),
         defines=("-DVL_TIME_CONTEXT", f"-DBEAT={config.memory_bytes_per_beat}",
-                 f"-DCOUNTERS={count}", f"-DRETIRED={''.join(f'{index},' for index in retired)}"),
+                 f"-DSDRAM={int(sdram)}", f"-DCOUNTERS={count}",
+                 f"-DRETIRED={''.join(f'{index},' for index in retired)}"),
         fast_flags=("-O2",)))
 
 
@@ -122,10 +149,12 @@ class VerilatedDevice:
     config
         What to build.
     memory_latency
-        Cycles from an accepted read request to its first beat, at least 1.
+        Cycles from an accepted read request to its first beat, at least 1 and by default
+        `MEMORY_LATENCY`.
     memory_bytes_per_cycle
         Bytes main memory moves a cycle, reads and writes together; at most (and by default) the
-        port's width.
+        port's width. A configuration with an SDRAM chip has that chip and its controller as main
+        memory, unless one of these two is given.
     link_cycles_per_byte
         Cycles between two bytes on the link, in either direction.
     stall_per_mille, seed
@@ -134,32 +163,27 @@ class VerilatedDevice:
         File to write a waveform to, in the format `systolith.sim.build.waveform_format` names;
         needs a build of its own and is slow.
     component
-        SoC to simulate instead of `SoC(config, direct=True)`.
+        SoC to simulate instead of `SoC(config, direct=True)` or `SdramSoC(config)`.
 
     Raises `BuildError` and `MissingExtraError` from the build.
     """
 
-    def __init__(self, config: Config, *, memory_latency: int = 50,
+    def __init__(self, config: Config, *, memory_latency: int | None = None,
                  memory_bytes_per_cycle: int | None = None, link_cycles_per_byte: int = 1,
                  stall_per_mille: int = 0, seed: int = 1, waveform: Path | str | None = None,
                  component: Any = None):
-        beat = config.memory_bytes_per_beat
-        rate = beat if memory_bytes_per_cycle is None else memory_bytes_per_cycle
-        if not 1 <= rate <= beat:
-            raise InputError(f"memory_bytes_per_cycle must be between 1 and {beat}, the width of "
-                             f"this configuration's memory port, not {rate}")
-        if not 1 <= memory_latency <= 100_000:
-            raise InputError("memory_latency must be between 1 and 100000 cycles, not "
-                             f"{memory_latency}")
+        memory = (self._chip(config)
+                  if has_sdram(config, memory_latency, memory_bytes_per_cycle)
+                  else self._memory(config, memory_latency, memory_bytes_per_cycle))
         if link_cycles_per_byte < 1:
             raise InputError(f"link_cycles_per_byte must be 1 or more, not {link_cycles_per_byte}")
         if not 0 <= stall_per_mille < 1000:
             raise InputError(f"stall_per_mille must be between 0 and 999, not {stall_per_mille}")
         self.config = config
         self._library = _load(build_library(config, trace=waveform is not None,
-                                            component=component))
-        options = _Options(config.memory_size, memory_latency, rate, link_cycles_per_byte,
-                           stall_per_mille, seed)
+                                            component=component,
+                                            sdram=isinstance(memory, _Chip)))
+        options = _options(memory, link_cycles_per_byte, stall_per_mille, seed)
         handle = self._library.device_create(ctypes.byref(options))
         if not handle:
             raise DeviceError(f"no room for the {config.memory_size} bytes of main memory of the "
@@ -170,6 +194,26 @@ class VerilatedDevice:
                 self._handle, str(waveform).encode()):
             raise InputError(f"the waveform {waveform} cannot be written: check the folder; the "
                              f"format is {waveform_format()}")
+
+    @staticmethod
+    def _memory(config: Config, latency: int | None, bytes_per_cycle: int | None) -> _Memory:
+        """A plain memory on the port."""
+        beat = config.memory_bytes_per_beat
+        latency = MEMORY_LATENCY if latency is None else latency
+        rate = beat if bytes_per_cycle is None else bytes_per_cycle
+        if not 1 <= rate <= beat:
+            raise InputError(f"memory_bytes_per_cycle must be between 1 and {beat}, the width of "
+                             f"this configuration's memory port, not {rate}")
+        if not 1 <= latency <= 100_000:
+            raise InputError(f"memory_latency must be between 1 and 100000 cycles, not {latency}")
+        return _Memory(config.memory_size, latency, rate)
+
+    @staticmethod
+    def _chip(config: Config) -> _Chip:
+        """The configuration's SDRAM chip at the core's clock."""
+        chip = SDRAM_CHIPS[config.sdram]
+        return _Chip(chip.size, settings_of(chip, config.clock_mhz * 1e6,
+                                            delay=SDRAM_READ_DELAY))
 
     # Life ---------------------------------------------------------------------------------------
 
@@ -216,8 +260,8 @@ class VerilatedDevice:
         """Let at most `cycles` pass. Returns how many did.
 
         Stops early when `until_bytes` (if not 0) bytes wait to be read, or when the core is idle
-        (`until_idle`). Raises `DeviceError` when the SoC accesses main memory in a way its port
-        does not allow, which is a fault of the gateware.
+        (`until_idle`). Raises `DeviceError` when the SoC accesses main memory in a way its port,
+        or the SDRAM chip, does not allow, which is a fault of the gateware.
         """
         stop = (_IDLE if until_idle else 0) | (_BYTES if until_bytes else 0)
         total = 0
@@ -228,10 +272,10 @@ class VerilatedDevice:
             total += passed
             if passed < wanted or total == cycles:
                 break
-        fault = self.status.fault
+        fault = self._library.device_fault(self._device).decode()
         if fault:
-            raise DeviceError(f"the simulated SoC {_FAULTS[fault]} outside of main memory or not "
-                              f"by whole beats, in cycle {self.cycle}: report this as a bug")
+            raise DeviceError(f"the simulated SoC {fault}, in cycle {self.cycle}: report this as "
+                              "a bug")
         return total
 
     @property
@@ -283,7 +327,7 @@ class VerilatedDevice:
 
     @property
     def status(self) -> _Status:
-        """The core's status: `cycle`, `busy`, `error`, `error_queue`, `error_address`, `fault`."""
+        """The core's status: `cycle`, `busy`, `error`, `error_queue`, `error_address`."""
         status = _Status()
         self._library.device_status(self._device, ctypes.byref(status))
         return status
@@ -335,7 +379,8 @@ def _load(path: Path) -> Any:
     device, u32, u64, pointer = ctypes.c_void_p, ctypes.c_uint32, ctypes.c_uint64, ctypes.c_void_p
     for name, result, arguments in (
             ("create", device, [pointer]), ("destroy", None, [device]), ("reset", None, [device]),
-            ("memory", pointer, [device]), ("step", u64, [device, u64, u32, u64]),
+            ("memory", pointer, [device]), ("fault", ctypes.c_char_p, [device]),
+            ("step", u64, [device, u64, u32, u64]),
             ("start", u32, [device, u32, u64]), ("cancel", None, [device]),
             ("watchdog", None, [device, u32]), ("status", None, [device, pointer]),
             ("counters", None, [device, pointer]),

@@ -2,7 +2,8 @@
 model.
 
 Cycles run from the start of the program to the last output byte in main memory. Main memory is the
-simulator's: one beat a cycle, read or write, after a fixed latency. Utilization is useful
+simulator's: one beat a cycle, read or write, after a fixed latency, or the SDRAM that the
+configuration names, behind its controller. Utilization is useful
 multiply-accumulates over cycles times the array's multipliers. Which cycles a layer has, and what
 its stalls are, `attribution` says.
 """
@@ -30,7 +31,7 @@ Progress = Callable[[str], None]
 
 
 def bench_model(name: str, *, config: str | Config = "default",
-                memory_bytes_per_cycle: int | None = None, memory_latency: int = 50,
+                memory_bytes_per_cycle: int | None = None, memory_latency: int | None = None,
                 layers: str | None = None, batch: int = 1,
                 load: Callable[[str], tuple[Any, Any]] | None = None,
                 progress: Progress = lambda text: None) -> dict[str, Any]:
@@ -113,18 +114,28 @@ def cut(graph: Graph, images: dict[str, np.ndarray],
 
 
 def bench_graph(graph: Graph, images: dict[str, np.ndarray], *, name: str, config: Config,
-                memory_bytes_per_cycle: int | None = None, memory_latency: int = 50,
+                memory_bytes_per_cycle: int | None = None, memory_latency: int | None = None,
                 leave_out: Collection[str] = (),
                 progress: Progress = lambda text: None) -> dict[str, Any]:
     """Compile an integer graph, run it on golden model and RTL, and compare main memory.
 
     `images` holds one int8 image an input; `leave_out` names steps of the compiler
-    (`compiler.build.STEPS`) to do without. Returns what `systolith bench --json` holds.
+    (`compiler.build.STEPS`) to do without. The memory's options are `VerilatedDevice`'s. Returns
+    what `systolith bench --json` holds.
     """
     from .compiler.build import compile_schedule
     from .sim.golden import Golden
-    from .sim.verilated import VerilatedDevice
+    from .sim.verilated import MEMORY_LATENCY, VerilatedDevice, has_sdram
 
+    if has_sdram(config, memory_latency, memory_bytes_per_cycle):
+        memory_kind = {"sdram": config.sdram, "latency": None, "bytes_per_cycle":
+                       config.memory_bytes_per_beat / config.memory_beat_cycles}
+    else:
+        # What the compiler reckons with is what is simulated.
+        config = config.replace(sdram="")
+        memory_kind = {
+            "bytes_per_cycle": memory_bytes_per_cycle or config.memory_bytes_per_beat,
+            "latency": MEMORY_LATENCY if memory_latency is None else memory_latency}
     seconds: dict[str, float] = {}
     progress("compiling")
     begun = time.perf_counter()
@@ -163,9 +174,7 @@ def bench_graph(graph: Graph, images: dict[str, np.ndarray], *, name: str, confi
         log, counters = device.retirements, device.counters
     measured = Measured(config, schedule, log["counters"].astype(np.int64), run.cycles)
     return {
-        "model": name, "config": config.to_dict(), "memory": {
-            "bytes_per_cycle": memory_bytes_per_cycle or config.memory_bytes_per_beat,
-            "latency": memory_latency},
+        "model": name, "config": config.to_dict(), "memory": memory_kind,
         "bit_exact": bit_exact, "layers": _rows(program, measured),
         "total": {"macs": program.macs, "cycles": run.cycles,
                   "predicted_cycles": program.predicted_cycles,
@@ -187,14 +196,19 @@ def _rows(program: Program, measured: Measured) -> list[dict[str, Any]]:
     } for layer, spent, causes in zip(program.layers, cycles, stalls, strict=True)]
 
 
+def _memory_words(memory: dict[str, Any]) -> str:
+    rate = f"{memory['bytes_per_cycle']:g} bytes a cycle"
+    return (f"SDRAM {memory['sdram']}, {rate}" if "sdram" in memory
+            else f"memory {rate} after {memory['latency']} cycles")
+
+
 def print_bench(console: Console, result: dict[str, Any]) -> None:
     """Print a bench result: a line a layer, and the total with the memory model."""
     config, total = result["config"], result["total"]
     causes = list(result["layers"][0]["stalls"])
     console.print(layer_table(
-        f"{result['model']} on {config['rows']}x{config['columns']} RTL, memory "
-        f"{result['memory']['bytes_per_cycle']} bytes a cycle after "
-        f"{result['memory']['latency']} cycles",
+        f"{result['model']} on {config['rows']}x{config['columns']} RTL, "
+        + _memory_words(result["memory"]),
         ("layer", "engine", "MACs", "cycles", "predicted", "off", "utilization", "bytes", *causes),
         [(row["name"], row["engine"], row["macs"], row["cycles"], row["predicted_cycles"],
           percent(row["predicted_cycles"] / row["cycles"] - 1) if row["cycles"] else "",

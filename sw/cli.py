@@ -172,7 +172,8 @@ def bench(models: Annotated[list[str], typer.Argument(help="named models or MODE
           config: ConfigOption = "default",
           memory_bytes_per_cycle: Annotated[int | None, typer.Option(
               help="main memory throughput; by default the port's width")] = None,
-          memory_latency: Annotated[int, typer.Option(help="cycles")] = 50,
+          memory_latency: Annotated[int | None, typer.Option(
+              help="cycles; by default 50, or the configuration's SDRAM")] = None,
           layers: Annotated[str | None, typer.Option(help="only layers A:B")] = None,
           batch: Annotated[int, typer.Option(help="images side by side (linear layers)")] = 1,
           json_file: Json = None) -> None:
@@ -217,7 +218,8 @@ def device(name: Annotated[str, typer.Argument(help="the device")],
 def simulate(config: ConfigOption = "default",
              pty: Annotated[bool, typer.Option("--pty", help="serve on a new pty")] = False,
              tcp: Annotated[str | None, typer.Option(help="serve on HOST:PORT")] = None,
-             memory_latency: Annotated[int, typer.Option(help="cycles")] = 50) -> None:
+             memory_latency: Annotated[int | None, typer.Option(
+                 help="cycles; by default 50, or the configuration's SDRAM")] = None) -> None:
     """Serve the whole SoC as verilated RTL behind a real port, until interrupted."""
     from .driver.simulate import serve
 

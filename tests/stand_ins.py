@@ -51,14 +51,15 @@ class Accumulate(wiring.Component):
 
 
 class CopySoC(wiring.Component):
-    """Has the SoC's ports; a run copies inverted beats, 64 a burst, and marks every burst.
+    """Has the SoC's ports; a run copies inverted beats, `burst` at a time, and marks every burst.
 
     The descriptor is four 32-bit words: source, destination, beats (0: error LENGTH), unused.
     Counters: cycles of the run, beats read, beats written. The link returns every byte plus one.
     """
 
-    def __init__(self, config, *, outside: bool = False):
+    def __init__(self, config, *, outside: bool = False, burst: int = 64):
         self._beat = config.memory_bytes_per_beat
+        self._burst = burst
         self._outside = 1 << 31 if outside else 0
         super().__init__({
             "rx": In(stream.Signature(8)), "tx": Out(stream.Signature(8)),
@@ -77,7 +78,8 @@ class CopySoC(wiring.Component):
         source, destination, left, _ = words
         base, burst, got = Signal(32), Signal(7), Signal(7)
         cycles, beats_read, beats_written = self.counters
-        m.d.comb += [direct.error_queue.eq(Queue.STORE), burst.eq(Mux(left > 64, 64, left)),
+        m.d.comb += [direct.error_queue.eq(Queue.STORE),
+                     burst.eq(Mux(left > self._burst, self._burst, left)),
                      write.payload.data.eq(~read.data.payload), direct.busy.eq(1),
                      write.payload.address.eq(destination | self._outside),
                      write.payload.mask.eq(~0)]

@@ -9,7 +9,7 @@ from benchmarks.goals import BANDWIDTH_GOALS, GOALS, bandwidth
 
 from compiler_graphs import Builder
 from compiler_networks import NETWORKS
-from systolith.bench import bench_graph
+from systolith.bench import bench_graph, bench_model
 from systolith.hw.config import PRESETS
 from systolith.nngen_layers import bench_layers
 
@@ -109,6 +109,17 @@ def test_bench_goals(goal):
     reached = bandwidth(result) if goal in BANDWIDTH_GOALS else result["total"]["utilization"]
     assert reached >= goal.reach
     total = result["total"]
+    assert abs(total["predicted_cycles"] / total["cycles"] - 1) <= 0.03
+
+
+@pytest.mark.slow
+def test_bench_resnet18_with_its_weights_in_sdram():
+    """A beat takes the 16-bit chip two cycles; the array alone needs 14.7 million."""
+    result = bench_model("resnet18", config="ulx3s-85f")
+    check(result)
+    assert result["memory"]["sdram"] and result["memory"]["bytes_per_cycle"] == 2
+    total = result["total"]
+    assert total["cycles"] <= 18_000_000
     assert abs(total["predicted_cycles"] / total["cycles"] - 1) <= 0.03
 
 

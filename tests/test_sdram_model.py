@@ -1,14 +1,19 @@
 """The model of an SDRAM chip: correct commands do what the chip does, all others are refused."""
 
+import gc
 from dataclasses import replace
 
+import numpy as np
 import pytest
 
-from systolith.errors import ConfigError
+from stand_ins import CopySoC
+from systolith.errors import ConfigError, DeviceError
 from systolith.hw.config import PRESETS
 from systolith.hw.sdram import SdramController
 from systolith.hw.sdram_chips import GW2AR_18_SDRAM, IS42S16160G_7, MT48LC16M16A2_7E
+from systolith.hw.sdram_soc import SdramSoC
 from systolith.sim.sdram import SdramModel
+from systolith.sim.verilated import VerilatedDevice
 
 CHIP = replace(IS42S16160G_7, row_bits=11, column_bits=8, power_up=200.0, initial_refreshes=2)
 CLOCK = 100e6  # 10 ns: tRCD, tRP, tWR 2, tRAS 4, tRC and tRFC 6 cycles
@@ -213,9 +218,11 @@ def test_cycles_are_rounded_to_the_safe_side():
     (lambda config: config.replace(sdram="GW2AR-18"), "memory_size must be at most 8388608"),
     (lambda config: config.replace(sdram="IS42S16160G-7", clock_mhz=166), "at most 142.9 MHz"),
 ))
+@pytest.mark.filterwarnings("ignore::amaranth.hdl.UnusedElaboratable")
 def test_what_does_not_fit_together_is_refused(make, message):
     with pytest.raises(ConfigError, match=message):
         make(PRESETS["small"])
+    gc.collect()  # so that the discarded component's warning falls inside this test
 
 
 def test_the_kind_of_memory_changes_the_rate_and_not_the_programs():
@@ -223,3 +230,40 @@ def test_the_kind_of_memory_changes_the_rate_and_not_the_programs():
     chip = config.replace(sdram="IS42S16160G-7")
     assert (config.memory_beat_cycles, chip.memory_beat_cycles) == (1, 4)
     assert config.hash == chip.hash
+
+
+SDRAM = PRESETS["tiny"].replace(sdram="MT48LC16M16A2-7E", clock_mhz=100.0)
+
+
+def copied(soc, beats=200):
+    """What a run of the stand-in made of random beats, and what it should have made."""
+    original = np.random.default_rng(beats).bytes(4 * beats)
+    soc.memory_write(0, np.array([0x1000, 0x8000, beats, 0], "<u4").tobytes())
+    soc.memory_write(0x1000, original)
+    result = soc.run(0, 100_000)
+    assert result.finished and not result.error
+    return soc.memory_read(0x8000, 4 * beats), bytes(255 - byte for byte in original)
+
+
+def test_a_device_has_the_chip_as_main_memory():
+    with VerilatedDevice(SDRAM, component=SdramSoC(SDRAM, CopySoC(SDRAM, burst=16))) as soc:
+        begun = soc.cycle
+        assert begun > 20_000, "power-up takes 200 µs"
+        for _ in range(2):
+            result, expected = copied(soc)
+            assert result == expected
+        assert soc.step(10_000, until_idle=True) == 0 and soc.cycle < begun + 10_000
+        soc.reset()
+        assert soc.memory_read(0x8000, 800) == expected, "a reset keeps the memory"
+        result, expected = copied(soc, 77)
+        assert result == expected
+    with VerilatedDevice(SDRAM, component=CopySoC(SDRAM), memory_latency=3) as soc:
+        result, expected = copied(soc)
+        assert soc.cycle < 20_000 and result == expected
+
+
+def test_a_controller_for_another_clock_breaks_the_chips_rules():
+    fast = SDRAM.replace(clock_mhz=130.0)
+    with (VerilatedDevice(fast, component=SdramSoC(SDRAM, CopySoC(SDRAM, burst=16))) as soc,
+          pytest.raises(DeviceError, match=r"broke a rule of its SDRAM \(cycle \d+: PRECHARGE")):
+        soc.step(100_000)

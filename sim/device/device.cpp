@@ -6,8 +6,9 @@
 // On request every retirement is logged in the same way, a record for each cycle in which one of
 // the counters RETIRED grew.
 //
-// BEAT (bytes), COUNTERS, RETIRED and the model's class Vtop come from the build. Verilator writes a double
-// underscore in a port's name as ___05F.
+// BEAT (bytes), COUNTERS, RETIRED, SDRAM (1: main memory is the chip behind the controller's pins)
+// and the model's class Vtop come from the build. Verilator writes a double underscore in a port's
+// name as ___05F.
 
 #include <cstdint>
 #include <cstring>
@@ -16,7 +17,6 @@
 #include <vector>
 
 #include "Vtop.h"
-#include "memory.h"
 #include "verilated.h"
 
 #if VM_TRACE_FST
@@ -38,10 +38,18 @@ template <typename Port> void get(const Port& port, uint8_t* bytes, size_t count
     std::memcpy(bytes, &port, count < sizeof(Port) ? count : sizeof(Port));
 }
 
+}  // namespace
+
+#if SDRAM
+#include "sdram_port.h"
+#else
+#include "plain_port.h"
+#endif
+
+namespace {
+
 struct Options {
-    uint64_t memory_size;
-    uint32_t memory_latency;
-    uint32_t memory_bytes_per_cycle;
+    MemoryOptions memory;
     uint32_t link_cycles_per_byte;
     uint32_t stall_per_mille;
     uint64_t seed;
@@ -54,19 +62,20 @@ struct Mark {
 
 struct Status {
     uint64_t cycle;
-    uint32_t busy, error, error_queue, error_address, fault;
+    uint32_t busy, error, error_queue, error_address;
 };
 
 constexpr int kRetired[] = {RETIRED -1};
 
+// More than a memory needs to start.
+constexpr uint32_t kStartCycles = 1000000;
+
 enum Stop : uint32_t { kStopIdle = 1, kStopBytes = 2 };
-enum Fault : uint32_t { kNoFault, kBadRead, kBadWrite };
 
 struct Device {
     explicit Device(const Options& options)
         : options(options), context(new VerilatedContext), top(new Vtop(context.get())),
-          memory(options.memory_size, BEAT, options.memory_latency,
-                 options.memory_bytes_per_cycle),
+          memory(options.memory),
           random(options.seed * 0x9E3779B97F4A7C15u | 1) {
         reset();
     }
@@ -83,7 +92,10 @@ struct Device {
         memory.reset();
         received.clear();
         sent.clear();
-        fault = kNoFault;
+        for (uint32_t i = 0; i < kStartCycles && !memory.started(); ++i) {
+            if (!memory.fault().empty()) break;
+            tick();
+        }
     }
 
     bool stalls() {
@@ -138,14 +150,8 @@ struct Device {
             sent.push_back(t.tx___05Fpayload);
             send_due = cycle + options.link_cycles_per_byte;
         }
-        if (now.beat && t.memory_read___05Fdata___05Fready) memory.taken();
-        if (now.memory && t.memory_write___05Fvalid) write();
-        if (now.memory && t.memory_read___05Frequest___05Fvalid) {
-            const uint64_t request = t.memory_read___05Frequest___05Fpayload;
-            if (!memory.read(uint32_t(request), uint32_t(request >> 32))) fault = kBadRead;
-        }
         if (now.start && t.direct___05Fstart___05Fready) starting = false;
-        memory.advance(cycle, stalls());
+        memory.sample(t, cycle, stalls());
     }
 
     void drive() {
@@ -154,35 +160,26 @@ struct Device {
         t.rx___05Fvalid = now.offer = !received.empty() && cycle >= receive_due && !stalls();
         if (now.offer) t.rx___05Fpayload = received.front();
         t.tx___05Fready = now.listen = cycle >= send_due && !stalls();
-        const uint8_t* beat = memory.offered(cycle);
-        t.memory_read___05Fdata___05Fvalid = now.beat = beat != nullptr;
-        if (beat) set(t.memory_read___05Fdata___05Fpayload, beat, BEAT);
-        now.memory = memory.ready() && !stalls();
-        t.memory_read___05Frequest___05Fready = t.memory_write___05Fready = now.memory;
+        memory.drive(t, cycle, stalls());
         t.direct___05Fstart___05Fvalid = now.start = starting;
         t.direct___05Fcancel = cancelling;
         cancelling = false;
     }
 
-    void write() {
-        constexpr size_t mask_bytes = (BEAT + 7) / 8;
-        uint8_t payload[4 + BEAT + mask_bytes];
-        get(top->memory_write___05Fpayload, payload, sizeof payload);
-        uint32_t address;
-        uint64_t mask = 0;
-        std::memcpy(&address, payload, 4);
-        std::memcpy(&mask, payload + 4 + BEAT, mask_bytes);
-        if (!memory.write(address, payload + 4, mask)) fault = kBadWrite;
-    }
-
     uint64_t step(uint64_t cycles, uint32_t stop, uint64_t bytes) {
         for (uint64_t done = 0; done < cycles; ++done) {
-            if (fault) return done;
+            if (!memory.fault().empty()) return done;
             if ((stop & kStopBytes) && sent.size() >= bytes) return done;
             if ((stop & kStopIdle) && !top->direct___05Fbusy) return done;
             tick();
         }
         return cycles;
+    }
+
+    // The contents of main memory, with every write that the SoC has handed over.
+    uint8_t* contents() {
+        for (uint32_t i = 0; memory.settling(i); ++i) tick();
+        return memory.data();
     }
 
     // Returns whether the core has taken the start within so many cycles; then it shows busy.
@@ -229,16 +226,14 @@ struct Device {
     Options options;
     std::unique_ptr<VerilatedContext> context;
     std::unique_ptr<Vtop> top;
-    MainMemory memory;
+    MemoryPort memory;
     std::deque<uint8_t> received, sent;
     std::vector<Mark> marks, retirements;
     uint32_t retired[COUNTERS] = {};
     uint64_t cycle = 0, receive_due = 0, send_due = 0, random;
-    uint32_t fault = kNoFault;
     bool resetting = false, starting = false, cancelling = false, logging = false;
     struct {
-        bool reset = true, offer = false, listen = false, beat = false, memory = false,
-             start = false;
+        bool reset = true, offer = false, listen = false, start = false;
     } now;  // inputs of the current cycle
 #if VM_TRACE
     std::unique_ptr<Trace> trace;
@@ -258,10 +253,8 @@ Device* device_create(const Options* options) {
 }
 void device_destroy(Device* device) { delete device; }
 void device_reset(Device* device) { device->reset(); }
-uint8_t* device_memory(Device* device) {
-    device->memory.settle();
-    return device->memory.data();
-}
+uint8_t* device_memory(Device* device) { return device->contents(); }
+const char* device_fault(Device* device) { return device->memory.fault().c_str(); }
 uint64_t device_step(Device* device, uint64_t cycles, uint32_t stop, uint64_t bytes) {
     return device->step(cycles, stop, bytes);
 }
@@ -279,7 +272,7 @@ void device_watchdog(Device* device, uint32_t cycles) {
 void device_status(Device* device, Status* status) {
     const Vtop& t = *device->top;
     *status = {device->cycle, t.direct___05Fbusy, t.direct___05Ferror, t.direct___05Ferror_queue,
-               t.direct___05Ferror_address, device->fault};
+               t.direct___05Ferror_address};
 }
 void device_counters(Device* device, uint32_t* values) {
     get(device->top->counters, reinterpret_cast<uint8_t*>(values), 4 * COUNTERS);

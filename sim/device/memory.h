@@ -6,28 +6,18 @@
 
 #pragma once
 
-#include <sys/mman.h>
-
 #include <cstdint>
 #include <cstring>
 #include <deque>
-#include <new>
+
+#include "pages.h"
 
 class MainMemory {
 public:
     MainMemory(uint64_t size, uint32_t beat, uint32_t latency, uint32_t bytes_per_cycle)
-        : size_(size), beat_(beat), latency_(latency), bytes_per_cycle_(bytes_per_cycle) {
-        // Pages are committed when they are first touched.
-        void* pages = mmap(nullptr, size, PROT_READ | PROT_WRITE,
-                           MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
-        if (pages == MAP_FAILED) throw std::bad_alloc();
-        data_ = static_cast<uint8_t*>(pages);
-    }
-    ~MainMemory() { munmap(data_, size_); }
-    MainMemory(const MainMemory&) = delete;
-    MainMemory& operator=(const MainMemory&) = delete;
+        : pages_(size), beat_(beat), latency_(latency), bytes_per_cycle_(bytes_per_cycle) {}
 
-    uint8_t* data() { return data_; }
+    uint8_t* data() { return pages_.data(); }
 
     // Whether a read request and a write may both be accepted in this cycle.
     bool ready() const { return commands_.size() + 2 <= kQueue; }
@@ -61,7 +51,7 @@ public:
             if (beats_.size() >= latency_ + kBacklog) return;
             beats_.emplace_back();
             beats_.back().due = cycle + latency_;
-            std::memcpy(beats_.back().bytes, data_ + command.address, beat_);
+            std::memcpy(beats_.back().bytes, data() + command.address, beat_);
             command.address += beat_;
             if (--command.beats == 0) commands_.pop_front();
         } else {
@@ -101,16 +91,15 @@ private:
     };
 
     bool inside(uint32_t address, uint32_t beats) const {
-        return address % beat_ == 0 && uint64_t{address} + uint64_t{beats} * beat_ <= size_;
+        return address % beat_ == 0 && uint64_t{address} + uint64_t{beats} * beat_ <= pages_.size();
     }
     void store(const Command& command) {
         for (uint32_t i = 0; i < beat_; ++i) {
-            if (command.mask >> i & 1) data_[command.address + i] = command.bytes[i];
+            if (command.mask >> i & 1) data()[command.address + i] = command.bytes[i];
         }
     }
 
-    uint8_t* data_;
-    uint64_t size_;
+    Pages pages_;
     uint32_t beat_, latency_, bytes_per_cycle_, credit_ = 0;
     std::deque<Command> commands_;
     std::deque<Beat> beats_;

@@ -74,6 +74,7 @@ public:
     }
 
     const std::string& fault() const { return fault_; }
+    bool ready() const { return mode_loaded_ != 0; }
     uint64_t refresh_count() const { return refresh_count_; }
 
 private:

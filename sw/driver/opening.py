@@ -48,12 +48,13 @@ def open(device: str | Sequence[str], *, config: str | Path | Config | None = No
         A preset's name, the path of a TOML file, or a `Config`. "golden" and "rtl" are built for
         it ("default" if it is None); of others it is only checked that they have it.
     options
-        For "rtl": `memory_latency` and `memory_bytes_per_cycle` of the simulated main memory, and
-        `backdoor=True` to load programs and images past the link, for large networks. For "serial":
-        `baud`. For all links: `silence`, the seconds without an answer after which a device is
-        given up, and `streaming=False` to send and compute one after the other. For "dask":
-        `worker_device`, the name of the device that each worker opens, `timeout`, the seconds in
-        which the scheduler must be there, and what `worker_device` has for options.
+        For "rtl": `memory_latency` and `memory_bytes_per_cycle` of a plain simulated main memory
+        (also in the place of the configuration's SDRAM), and `backdoor=True` to load programs and
+        images past the link, for large networks. For "serial": `baud`. For all links: `silence`,
+        the seconds without an answer after which a device is given up, and `streaming=False` to
+        send and compute one after the other. For "dask": `worker_device`, the name of the device
+        that each worker opens, `timeout`, the seconds in which the scheduler must be there, and
+        what `worker_device` has for options.
 
     Raises
     ------

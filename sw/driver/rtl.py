@@ -22,11 +22,11 @@ class RtlMachine(LinkMachine):
         Move images and tensors past the link, straight into the simulated memory; runs, status and
         counters still go over the link.
     memory_latency, memory_bytes_per_cycle
-        The simulated main memory.
+        The simulated main memory, as `VerilatedDevice` takes them.
     """
 
-    def __init__(self, config: Config, *, backdoor: bool = False, memory_latency: int = 50,
-                 memory_bytes_per_cycle: int | None = None):
+    def __init__(self, config: Config, *, backdoor: bool = False,
+                 memory_latency: int | None = None, memory_bytes_per_cycle: int | None = None):
         self._device = VerilatedDevice(config, memory_latency=memory_latency,
                                        memory_bytes_per_cycle=memory_bytes_per_cycle)
         self._transport = SimTransport(self._device)

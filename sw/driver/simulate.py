@@ -129,7 +129,7 @@ def serve_device(device: ByteDevice, port: Port, stop: Callable[[], bool]) -> No
 
 
 def serve(config: str | Path | Config = "default", *, pty: bool = False, tcp: str | None = None,
-          memory_latency: int = 50, announce: Callable[[str], None] = print,
+          memory_latency: int | None = None, announce: Callable[[str], None] = print,
           stop: threading.Event | None = None) -> None:
     """Serve the SoC's RTL, verilated, until interrupted.
 
@@ -140,7 +140,7 @@ def serve(config: str | Path | Config = "default", *, pty: bool = False, tcp: st
     pty, tcp
         Serve on a new pseudo-terminal, or on "HOST:PORT".
     memory_latency
-        Cycles of the simulated main memory.
+        Cycles of the simulated main memory; None takes the configuration's SDRAM, if it has one.
     announce
         Called with the name under which `systolith.open` finds the device.
     stop
