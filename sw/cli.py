@@ -9,6 +9,7 @@ import importlib.util
 import json
 import logging
 import sys
+import traceback
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -69,11 +70,15 @@ def load_model(source: str) -> tuple[Any, Any]:
     sys.path.insert(0, str(Path.cwd()))
     try:
         function = getattr(importlib.import_module(module_name), function_name)
-    except (ImportError, AttributeError) as error:
-        raise ModelError(f"cannot load '{source}': {error}") from None
+        result = function()
+    except Error:
+        raise
+    except Exception as error:  # the user's own code may raise anything
+        place = traceback.extract_tb(error.__traceback__)[-1]
+        raise ModelError(f"cannot load '{source}': {type(error).__name__} ({error}) at "
+                         f"{place.filename}, line {place.lineno}") from None
     finally:
         sys.path.pop(0)
-    result = function()
     if not isinstance(result, tuple) or len(result) != 2:
         raise ModelError(f"'{source}' must return (model, example input), not "
                          f"{type(result).__name__}")

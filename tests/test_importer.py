@@ -26,7 +26,8 @@ from systolith.quantizer import quantize
 ROUNDING = 2e-5
 # What the stock quantizer leaves in float, or does not take at all.
 XNNPACK_OPERATORS = sorted(set(OPERATORS) - {
-    "average pool", "cat", "cat height", "conv asymmetric kernel", "conv even same",
+    "average pool", "batch norm", "batch norm behind an add", "batch norm of a vector", "cat",
+    "cat height", "conv asymmetric kernel", "conv even same",
     "conv transposed", "conv transposed groups", "elu", "gelu", "hardsigmoid", "hardswish",
     "leaky relu", "mish", "prelu", "prelu by channel", "prelu of a vector", "separate bias",
     "silu", "squeeze and excite", "sub", "upsample bilinear"})

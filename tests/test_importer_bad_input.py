@@ -307,6 +307,7 @@ def nothing():
 @pytest.mark.parametrize("name, words", [
     ("wrong_example", "the example input has the shape (2, 3, 8, 8)"),
     ("not_finite", "'0' has a weight that is not finite"),
+    ("broken", "KeyError ('weights') at"),
     ("nothing", "must return (model, example input), not NoneType"),
     ("absent", "has no attribute 'absent'"),
 ])

@@ -170,6 +170,35 @@ def test_bilinear_upsampling_equals_the_kernel(engine):
         assert np.array_equal(got, expected), f"seed {seed}"
 
 
+@pytest.mark.parametrize("fused", (False, True))
+@pytest.mark.parametrize("engine", ENGINES)
+def test_batch_norm_by_itself_equals_the_kernel(engine, fused):
+    """Before the convolution, as in pre-activation networks, nothing can fold it."""
+    with_engine(engine)
+    for seed in range(3):
+        torch.manual_seed(seed)
+        model = nn.Sequential(nn.BatchNorm2d(3), nn.ReLU())
+        with torch.no_grad():
+            for value in (model[0].weight, model[0].bias, model[0].running_mean):
+                value.normal_()
+            model[0].running_var.uniform_(0.5, 2)
+        wrapped = quantization.QuantWrapper(model).eval()
+        if fused:
+            quantization.fuse_modules(wrapped.module, ["0", "1"], inplace=True)
+        wrapped.qconfig = quantization.get_default_qconfig(engine)
+        quantization.prepare(wrapped, inplace=True)
+        wrapped(IMAGES)
+        converted = quantization.convert(wrapped)
+        with torch.no_grad():
+            expected = converted(IMAGES).numpy()
+        step = float(converted.module[0].scale)
+        for bias, limit in (("exact", 1e-4), ("int32", 1e-2)):
+            got = systolith.reference(converted, IMAGES.numpy(), bias=bias)
+            steps = np.rint(np.abs(got - expected) / step)
+            # The kernel keeps its bias in float, whatever the engine does in convolutions.
+            assert steps.max() <= 1 and (steps > 0).mean() <= limit, f"seed {seed}, {bias}"
+
+
 def test_reference_modules_are_taken_as_well():
     mapping = quantization.get_default_qconfig_mapping("qnnpack")
     model = network(3).eval()

@@ -11,7 +11,7 @@ from systolith import graph as ir
 from systolith.importer import rules
 from systolith.importer.fx import arguments, is_constant, layer_name, operator_name
 from systolith.importer.lowering import CLAMPS, Lowering, handles
-from systolith.importer.weighted import WEIGHTED, lower_weighted
+from systolith.importer.weighted import WEIGHTED, lower_scaled, lower_weighted
 from systolith.integer import Quantization
 from systolith.sim import numerics
 
@@ -40,23 +40,16 @@ def lower_prelu(lowering: Lowering, node: fx.Node, target: Quantization) -> str:
     if slopes.numel() == 1:
         return _table(lowering, node, target)
     tensor, source = lowering.exact(node.args[0], node)
-    channels, shape = _per_channel(lowering, node, slopes.reshape(1, -1, 1, 1),
-                                   lowering.shape(node)[0]), lowering.shape(node)
+    factors = _per_channel(lowering, node, slopes.reshape(1, -1, 1, 1), lowering.shape(node)[0])
     builder, name = lowering.builder, layer_name(node)
-    tensor = builder.reshape(f"{name}.input", tensor, (*shape, 1, 1)[:3], source)
     # Only one of the two parts is ever off its zero point, so that each value is rounded once.
     above = builder.requantize(f"{name}.positive", tensor, source,
-                               target.within(target.zero, 127))
+                               replace(target, low=target.zero, high=127))
     below = builder.requantize(f"{name}.negative", tensor, source, source.within(-128, source.zero))
-    weight = np.sign(channels).astype(np.int8).reshape(-1, 1, 1, 1)
-    # A slope is the weight's scale, kept in full; that of a slope of 0 does not matter.
-    below = builder.weighted(
-        ir.Conv2d, f"{name}.slopes", below, source,
-        replace(target, low=-128, high=127), weight=weight, float_bias=np.zeros(len(channels)),
-        weight_scale=np.where(weight[:, 0, 0, 0] == 0, 1, np.abs(channels)), groups=len(channels))
     whole = replace(target, low=-128, high=127)
-    result = builder.add(name, above, below, whole, whole, target)
-    return builder.reshape(f"{name}.output", result, shape, target)
+    below = lower_scaled(lowering, f"{name}.slopes", below, source, whole, factors,
+                         np.zeros(len(factors)))
+    return builder.add(name, above, below, whole, whole, target)
 
 
 @handles("add", "sub", "rsub")

@@ -37,6 +37,8 @@ _FLOAT_MODULES: dict[str, Callable[[Any], nn.Module]] = {
     "ELU": lambda module: nn.ELU(module.alpha),
     "Softmax": lambda module: nn.Softmax(module.dim),
     "Dropout": lambda module: nn.Identity(),
+    "BatchNorm2d": lambda module: _batch_norm(module),
+    "BNReLU2d": lambda module: nn.Sequential(_batch_norm(module), nn.ReLU()),
 }
 
 
@@ -355,6 +357,14 @@ class _Rewriter:
 def levels_type(tensor: Tensor) -> torch.dtype:
     """The integer type of a quantized tensor's values."""
     return tensor.int_repr().dtype
+
+
+def _batch_norm(module: Any) -> nn.Module:
+    result = nn.BatchNorm2d(module.num_features, module.eps).eval()
+    state = {name: value for name, value in module.state_dict().items()
+             if name not in ("scale", "zero_point")}
+    result.load_state_dict(state)
+    return result
 
 
 def _prelu(module: Any) -> nn.Module:

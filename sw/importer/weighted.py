@@ -14,10 +14,14 @@ from systolith.importer.fx import arguments, is_constant, layer_name, operator_n
 from systolith.importer.lowering import Lowering, check_scale, handles
 from systolith.integer import Quantization
 
-__all__ = ["WEIGHTED", "float_linear", "lower_weighted"]
+__all__ = ["WEIGHTED", "float_linear", "lower_scaled", "lower_weighted"]
 
 WEIGHTED = {"conv1d", "conv2d", "conv_transpose1d", "conv_transpose2d", "linear"}
 """Operators with weights; a constant added behind one is a bias."""
+
+
+_UNIT = 64
+"""Magnitude of the weights of a product with one factor a channel; a power of two."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -70,6 +74,45 @@ def lower_weighted(lowering: Lowering, node: fx.Node, target: Quantization,
     return builder.weighted(
         ir.Conv2d, name, tensor, source, target,
         padding=_padding(values["padding"], kernel, dilation), **common)
+
+
+@handles("batch_norm")
+def lower_batch_norm(lowering: Lowering, node: fx.Node, target: Quantization) -> str:
+    """behind a convolution inside it, elsewhere as a depthwise layer of one weight a channel"""
+    values, name = arguments(node), layer_name(node)
+    if values["training"]:
+        raise rules.BatchAxis(layer=name, operator="batch_norm")
+    mean, deviation = (np.asarray(lowering.constant(values[key]), np.float64)
+                       for key in ("running_mean", "running_var"))
+    factor = 1 / np.sqrt(deviation + float(values["eps"]))
+    if values["weight"] is not None:
+        factor *= np.asarray(lowering.constant(values["weight"]), np.float64)
+    bias = -mean * factor
+    if values["bias"] is not None:
+        bias += np.asarray(lowering.constant(values["bias"]), np.float64)
+    tensor, source = lowering.exact(values["input"], node)
+    return lower_scaled(lowering, name, tensor, source, target, factor, bias)
+
+
+def lower_scaled(lowering: Lowering, name: str, tensor: str, source: Quantization,
+                 target: Quantization, factor: NDArray[np.float64], bias: NDArray[np.float64]
+                 ) -> str:
+    """A tensor times one real factor a channel plus one bias a channel, rounded once.
+
+    All weights have one magnitude, and the factor is in their scale, so that nothing of it is lost.
+    The magnitude is what an int32 bias can divide a step of the input into.
+    """
+    if not (np.all(np.isfinite(factor)) and np.all(np.isfinite(bias))):
+        raise rules.NotFinite(layer=name, what="factor or bias of a channel")
+    builder = lowering.builder
+    shape = builder.shape(tensor)
+    tensor = builder.reshape(f"{name}.input", tensor, (*shape, 1, 1)[:3], source)
+    # The scale of a factor of 0 does not matter.
+    scale = np.where(factor == 0, 1, np.abs(factor) / _UNIT).astype(np.float32)
+    result = builder.weighted(
+        ir.Conv2d, name, tensor, source, target, groups=len(factor), float_bias=bias,
+        weight=(_UNIT * np.sign(factor)).astype(np.int8).reshape(-1, 1, 1, 1), weight_scale=scale)
+    return builder.reshape(f"{name}.output", result, shape, target)
 
 
 def float_linear(lowering: Lowering, node: fx.Node

@@ -118,7 +118,7 @@ class SystolithQuantizer(Quantizer):
             self._layer(name, node)
         elif name in _SUMS:
             self._sum(node)
-        elif name in _FUNCTIONS or name in _AVERAGES:
+        elif name in _FUNCTIONS or name in _AVERAGES or name == "batch_norm":
             self._mark(node, self._inputs(node.args[0]), None)
             self._result(_last(node), self._activation)
         elif name in _FIXED:
@@ -235,9 +235,10 @@ def _last(node: fx.Node) -> fx.Node:
         (user,) = node.users
         name = operator_name(user)
         constants = [item for item in user.args if isinstance(item, fx.Node) and item is not node]
-        if name == "batch_norm" or name in _BOUNDS or (
-                name in ("add", "sub") and operator_name(node) in _LAYERS and constants
-                and user.args[0] is node and all(map(is_constant, constants))):
+        layer = operator_name(node) in _LAYERS
+        if name in _BOUNDS or (layer and name == "batch_norm") or (
+                layer and name in ("add", "sub") and constants and user.args[0] is node
+                and all(map(is_constant, constants))):
             node = user
         else:
             break
