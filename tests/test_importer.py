@@ -18,7 +18,7 @@ import systolith
 from frontend import inputs, layer_differences, seeded, xnnpack
 from operators import IMAGE, OPERATORS, Around
 from systolith.graph import AveragePool, Conv2d, MaxPool, Pad, Requantize, UpsampleBilinear
-from systolith.importer import import_model
+from systolith.importer import import_model, rules
 from systolith.integer_reference import reference
 from systolith.quantizer import quantize
 
@@ -173,6 +173,47 @@ def test_x86_inductor_uint8() -> None:
     assert [operation.op for operation in graph.tail] == ["linear"]
     difference = np.abs(reference(graph, images.numpy()) - framework)
     assert difference.max() < 0.02 * framework.std()
+
+
+class Residual(nn.Module):
+    """Two convolutions beside a shortcut."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.stem = nn.Conv2d(4, 8, 3, padding=1)
+        self.branch = nn.Conv2d(8, 8, 3, padding=1)
+        self.classify = nn.Linear(8, 10)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        x = F.relu(self.stem(x))
+        x = F.relu(x + self.branch(x))
+        return self.classify(torch.flatten(F.max_pool2d(x, (12, 10)), 1))
+
+
+def test_x86_inductor_leaves_residual_sums_in_float() -> None:
+    """Its kernels add before they round the convolution: no int8 tensor holds that, so it is said
+    which layer and what to do; with our quantizer the same network runs."""
+    images = inputs((16, *IMAGE), 15)
+    model = seeded(Residual(), 15)
+    with pytest.raises(rules.NeedsScale, match=r"'branch' \(conv2d\) has no quantized output, "
+                                               r"though 'add' reads it: .*SystolithQuantizer"):
+        import_model(x86(model, images), images)
+    graph = assert_agrees(quantize(model, [images]), images, seed=15)
+    assert [node.op for node in graph.nodes] == ["Conv2d", "Conv2d", "Add", "MaxPool", "Reshape",
+                                                 "Linear"]
+
+
+@pytest.mark.parametrize("name", ["batch norm behind an add", "batch norm of a vector",
+                                  "prelu by channel", "prelu of a vector", "upsample bilinear"])
+def test_operators_made_of_several(name: str) -> None:
+    """What the engines have not runs as several that they have, to the same integers."""
+    make, shape = OPERATORS[name]
+    model, images = seeded(make(), 16), inputs((8, *shape), 16)
+    quantized = quantize(model, [images])
+    program = systolith.compile(quantized, images[:1], config="small")
+    with systolith.open("golden", config=program.config) as device:
+        np.testing.assert_array_equal(device.run(program, images[:3].numpy()),
+                                      reference(quantized, images[:3]))
 
 
 def test_exported_program_and_file(tmp_path: Path) -> None:

@@ -26,10 +26,11 @@ from systolith.quantizer.observers import (
     TensorWeightObserver,
 )
 
-__all__ = ["SystolithQuantizer"]
+__all__ = ["LAYERS", "SystolithQuantizer"]
 
 _KEY = "quantization_annotation"
-_LAYERS = ("conv1d", "conv2d", "conv_transpose1d", "conv_transpose2d", "linear")
+LAYERS = ("conv1d", "conv2d", "conv_transpose1d", "conv_transpose2d", "linear")
+"""Operators with weights, whose biases are rounded to int32."""
 _BOUNDS = ("relu", "relu6", "hardtanh", "clamp", "clamp_min", "clamp_max")
 _SUMS = ("add", "sub", "mul")
 _FUNCTIONS = ("elu", "gelu", "hardswish", "leaky_relu", "mish", "prelu", "silu", "softplus",
@@ -114,7 +115,7 @@ class SystolithQuantizer(Quantizer):
         """Nothing to check: what cannot run is refused by the importer, by name."""
 
     def _annotate(self, name: str, node: fx.Node) -> None:
-        if name in _LAYERS:
+        if name in LAYERS:
             self._layer(name, node)
         elif name in _SUMS:
             self._sum(node)
@@ -153,7 +154,7 @@ class SystolithQuantizer(Quantizer):
     def _sum(self, node: fx.Node) -> None:
         operands = [item for item in node.args[:2]
                     if isinstance(item, fx.Node) and not is_constant(item)]
-        if not operands or (len(operands) == 1 and operator_name(operands[0]) in _LAYERS
+        if not operands or (len(operands) == 1 and operator_name(operands[0]) in LAYERS
                             and operator_name(node) != "mul"):
             return  # a constant behind a layer joins its bias; `_last` has gone past it
         self._mark(node, self._inputs(*operands), None)
@@ -209,7 +210,7 @@ class SystolithQuantizer(Quantizer):
         """Tell weights and biases the scales around them, once the observers exist."""
         found = edge_or_node_to_obs_or_fq
         for node in model.graph.nodes:
-            if node.op != "call_function" or operator_name(node) not in _LAYERS:
+            if node.op != "call_function" or operator_name(node) not in LAYERS:
                 continue
             source, weight, *rest = node.args
             bias = rest[0] if rest and isinstance(rest[0], fx.Node) else None
@@ -235,7 +236,7 @@ def _last(node: fx.Node) -> fx.Node:
         (user,) = node.users
         name = operator_name(user)
         constants = [item for item in user.args if isinstance(item, fx.Node) and item is not node]
-        layer = operator_name(node) in _LAYERS
+        layer = operator_name(node) in LAYERS
         if name in _BOUNDS or (layer and name == "batch_norm") or (
                 layer and name in ("add", "sub") and constants and user.args[0] is node
                 and all(map(is_constant, constants))):

@@ -12,7 +12,8 @@ from torchao.quantization.pt2e.quantize_pt2e import convert_pt2e, prepare_pt2e, 
 
 from systolith.errors import InputError, ModelError
 from systolith.importer import rules
-from systolith.quantizer.annotate import SystolithQuantizer
+from systolith.importer.fx import operator_name
+from systolith.quantizer.annotate import LAYERS, SystolithQuantizer
 
 __all__ = ["fine_tune_classifier", "fold_batch_norm", "quantize"]
 
@@ -74,7 +75,29 @@ def quantize(model: nn.Module, batches: Iterable[Any], *, per_channel: bool = Tr
         allow_exported_model_train_eval(prepared)
         fine_tune(prepared)
         prepared.eval()
-    return convert_pt2e(prepared)
+    return _convert(prepared)
+
+
+def _convert(prepared: fx.GraphModule) -> fx.GraphModule:
+    """`convert_pt2e`, without its search for layers in front of batch norms where there are none.
+
+    That search exports a hundred patterns, which takes tens of seconds.
+    """
+    norms = [node for node in prepared.graph.nodes if operator_name(node) == "batch_norm"]
+    if any(operator_name(node.args[0]) in LAYERS for node in norms):
+        return convert_pt2e(prepared)
+    for node in norms:
+        node.target = _batch_norm
+    converted = convert_pt2e(prepared)
+    for node in converted.graph.nodes:
+        if node.target is _batch_norm:
+            node.target = torch.ops.aten.batch_norm.default
+    converted.recompile()
+    return converted
+
+
+def _batch_norm(*arguments: Any) -> Tensor:
+    return torch.ops.aten.batch_norm.default(*arguments)
 
 
 def _check_finite(model: nn.Module) -> None:
