@@ -48,7 +48,8 @@ def load_array(path: Path) -> Any:
     import numpy as np
 
     try:
-        return np.load(path, allow_pickle=False)
+        with path.open("rb") as file:
+            return np.lib.format.read_array(file, allow_pickle=False)
     except OSError as error:
         raise InputError(f"cannot read {path}: {error.strerror or error}") from None
     except (ValueError, EOFError):
@@ -128,14 +129,21 @@ def run(program: Annotated[Path, typer.Argument(help="program file")],
     """Run a program on a device."""
     import numpy as np
 
+    from .driver import Device
     from .driver import open as open_device
     from .program import load
     from .summary import print_run, run_summary, write_trace
 
     loaded = load(program)
     images = load_array(input_file)
-    with open_device(device, config=loaded.config) as opened, console.status(f"running {program}"):
-        results = opened.run(loaded, images, dequantize=not levels)
+    with (console.status(f"opening {device}") as status,
+          open_device(device, config=loaded.config) as opened):
+        if isinstance(opened, Device):
+            opened.load(loaded, progress=lambda done, total: status.update(
+                f"sending {program}: {done:,} of {total:,} bytes"))
+        results = opened.run(loaded, images, dequantize=not levels,
+                             progress=lambda done, total: status.update(
+                                 f"running {program}: {done} of {total} images"))
         last = opened.last_run
     assert last is not None
     try:

@@ -13,7 +13,7 @@ from typing import Any
 from .errors import InputError, MissingExtraError, ProgramError
 from .hw.config import Config
 from .program import Program, load
-from .summary import compile_summary, percent
+from .summary import compile_summary, percent, time_shares
 
 __all__ = ["report_file", "write_run_report"]
 
@@ -95,6 +95,7 @@ def _page(summary: dict[str, Any], program: Program | None) -> str:
         f"{config.multipliers} multipliers; "
         f"{config.clock_mhz * 1e6 / cycles if cycles else 0:,.0f} images a second at "
         f"{config.clock_mhz:g} MHz, the link not counted.</p>",
+        f"<p>{html.escape(time_shares(summary))}</p>",
         "<h2>Utilization a layer</h2>", _utilization_chart(layers, config, key),
         "<h2>Roofline</h2>", _roofline_chart(layers, config, key),
         "<h2>Timeline</h2>", _timeline_chart(layers, key),

@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from .program import Program
 
 __all__ = ["compile_summary", "layer_table", "percent", "print_run", "print_summary", "run_summary",
-           "terminal", "write_trace"]
+           "terminal", "time_shares", "write_trace"]
 
 
 def compile_summary(program: "Program") -> dict[str, Any]:
@@ -103,6 +103,16 @@ def run_summary(program: "Program", last: "RunRecord") -> dict[str, Any]:
     }
 
 
+def time_shares(summary: dict[str, Any]) -> str:
+    """A sentence on where the time of a run went; nothing for what is no run of some length."""
+    seconds = summary.get("seconds", {})
+    total = seconds.get("total", 0.0)
+    if not total or not summary.get("cycles_per_image"):
+        return ""
+    return (f"{percent(seconds['core'] / total)} of the time in the core and "
+            f"{percent(seconds['link'] / total)} in the link")
+
+
 def print_run(console: Console, summary: dict[str, Any]) -> None:
     """Print a run: a line a layer where the device counts cycles."""
     if summary["layers"]:
@@ -117,6 +127,7 @@ def print_run(console: Console, summary: dict[str, Any]) -> None:
                       f"{percent(summary['utilization'])} of the array, "
                       f"{summary['images_per_second']:,.0f} images a second at "
                       f"{summary['config']['clock_mhz']:g} MHz, link not counted")
+        console.print(f"{summary['images']} images, {time_shares(summary)}")
     else:
         console.print(f"{summary['images']} images; this device counts no cycles")
 

@@ -10,12 +10,22 @@ from link_stand_ins import CONFIG, Bed, copy_program
 from systolith.driver.device import Device
 from systolith.driver.link import Link
 from systolith.driver.machine import LinkMachine
-from systolith.driver.tools import device_action, info, measure, selftest
+from systolith.driver.tools import (
+    PROGRAM_BYTES,
+    PROGRAMS,
+    device_action,
+    info,
+    measure,
+    selftest,
+)
 from systolith.errors import ConfigError, DeviceError, InputError, LinkError, ProgramError
 from systolith.hw.config import PRESETS
 from systolith.hw.protocol import COUNTERS
 from systolith.sim.faults import Faults, FaultyTransport, PeerTransport
+from systolith.sim.golden import Golden
 from systolith.sim.peer import GoldenCore, Peer
+from systolith.sim.programs import random_program
+from systolith.verifier import verify_image
 
 
 class GoldenBed:
@@ -254,12 +264,25 @@ def test_selftest_runs_programs_whose_results_are_known():
 
     def wrong(base):
         run(base)
-        bed.memory[0x8000] ^= 4
+        bed.memory[PROGRAM_BYTES - 1] ^= 4
 
     bed.core.start = wrong
     with pytest.raises(DeviceError, match=r"computed 1 wrong bytes in test program 0, the first "
-                                          r"\d+ instead of \d+ at 0x8000: check the board's clock"):
+                                          r"\d+ instead of \d+ at 0x5fff: check the board's clock"):
         selftest(bed.device, CONFIG)
+
+
+@pytest.mark.parametrize("name", PRESETS)
+def test_programs_of_the_selftest_are_valid(name):
+    config = PRESETS[name]
+    for seed in range(PROGRAMS):
+        program = random_program(config, seed, memory_bytes=PROGRAM_BYTES)
+        verify_image(config, program.image)
+        memory = bytearray(config.memory_size)
+        memory[:len(program.image)] = program.image
+        assert not Golden(config).run(memory).error
+        assert any(memory[len(program.image):PROGRAM_BYTES])
+        assert not any(memory[PROGRAM_BYTES:PROGRAM_BYTES + 4096]), "more memory than it may use"
 
 
 class StuckMemory:

@@ -21,7 +21,7 @@ BENCH_BYTES = 64 << 10
 ROUND_TRIPS = 200
 
 PROGRAMS = 4
-PROGRAM_BYTES = 64 << 10
+PROGRAM_BYTES = 24 << 10
 """Random programs of a self test, and the main memory that each may use."""
 
 

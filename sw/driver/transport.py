@@ -3,6 +3,7 @@
 Nothing above this file knows which one it has.
 """
 
+import os
 import socket
 import time
 from abc import ABC, abstractmethod
@@ -201,6 +202,6 @@ class SimTransport(Transport):
 
 
 def _reason(error: Exception) -> str:
-    if isinstance(error, OSError) and error.strerror:
-        return error.strerror
+    if isinstance(error, OSError) and error.errno:
+        return os.strerror(error.errno)  # pyserial's own text repeats number and path
     return str(error) or type(error).__name__
