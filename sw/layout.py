@@ -1,6 +1,5 @@
 """Tensors as they lie in main memory: the boundary between images of numbers and device bytes."""
 
-import math
 from dataclasses import asdict, dataclass, fields
 from typing import Any
 
@@ -19,6 +18,8 @@ scratchpad does. `pixels` holds `[y][x][channel]` bytes, for first layers of few
 
 _LIMIT = 1 << 32
 _MAX_EXTENT = 1 << 20
+_SCALES = (2.0**-126, 2.0**118)
+"""Scales with which float32 holds the real value of every integer."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -73,8 +74,8 @@ class TensorDescriptor:
             self._refuse("shape", self.shape, "(C, H, W) or (C,)")
         for extent in self.shape:
             self._integer("shape", extent, 1, _MAX_EXTENT)
-        if type(self.scale) is not float or not 0 < self.scale < math.inf:
-            self._refuse("scale", self.scale, "a positive number")
+        if type(self.scale) is not float or not _SCALES[0] <= self.scale <= _SCALES[1]:
+            self._refuse("scale", self.scale, "a number between 2^-126 and 2^118")
         self._integer("zero_point", self.zero_point, -128, 128)
         if self.layout not in LAYOUTS:
             self._refuse("layout", self.layout, " or ".join(LAYOUTS))
@@ -195,7 +196,8 @@ class TensorDescriptor:
         real = np.asarray(values, np.float32)
         if np.isnan(real).any():
             raise InputError(f"input '{self.name}' contains NaN: clean the data")
-        return numerics.quantize(real, self.scale, self.zero_point)
+        with np.errstate(over="ignore"):  # what overflows is clipped as anything else
+            return numerics.quantize(real, self.scale, self.zero_point)
 
     def dequantize(self, values: NDArray[np.int8]) -> NDArray[np.float32]:
         """Real values of integers of any shape, float32."""

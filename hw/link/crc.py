@@ -2,31 +2,29 @@
 
 from functools import reduce
 from operator import xor
+from zlib import crc32
 
 from amaranth import Cat, Value
 
-__all__ = ["CRC_ONES", "CRC_RESIDUE", "crc32_step"]
+__all__ = ["CRC_RESIDUE", "crc32_step"]
 
-CRC_ONES = 0xFFFFFFFF
-"""What the register is inverted with at the start and at the end."""
-
-CRC_RESIDUE = 0xDEBB20E3
-"""The register after a message and its own CRC, whatever the start value."""
+CRC_RESIDUE = crc32(bytes(4))
+"""The CRC of a message with its own CRC behind it, whatever the start value."""
 
 _POLYNOMIAL = 0xEDB88320  # reflected, as in IEEE 802.3
 
 
-def crc32_step(register: Value, byte: Value) -> Value:
-    """The register after one more byte.
+def crc32_step(crc: Value, byte: Value) -> Value:
+    """The CRC after one more byte: `zlib.crc32(byte, crc)`.
 
-    `register` holds 32 bits, `byte` 8. `zlib.crc32(data, start)` is the register inverted, that
-    began as `start` inverted.
+    `crc` holds 32 bits, `byte` 8.
     """
-    # The step is linear: column i says what input bit i contributes.
+    # The step is linear but for a constant: column i says what input bit i contributes.
+    constant = crc32(b"\0")
     columns = [_shift(1 << i) for i in range(32)]
-    inputs = [*(register[i] ^ byte[i] for i in range(8)), *(register[i] for i in range(8, 32))]
+    inputs = [*(crc[i] ^ byte[i] for i in range(8)), *(crc[i] for i in range(8, 32))]
     return Cat(reduce(xor, [bit for bit, column in zip(inputs, columns, strict=True)
-                            if column >> i & 1]) for i in range(32))
+                            if column >> i & 1]) for i in range(32)) ^ constant
 
 
 def _shift(value: int) -> int:

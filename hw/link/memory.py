@@ -29,6 +29,8 @@ class ByteReader(wiring.Component):
         range before has been delivered.
     o : Out(stream of bytes)
         The bytes.
+    last : Out(1)
+        The byte on `o` is the range's last.
     read : Out(MemoryReadSignature)
         Main memory.
     """
@@ -44,33 +46,67 @@ class ByteReader(wiring.Component):
             "request": In(stream.Signature(data.StructLayout({
                 "address": bits, "length": bits + 1}))),
             "o": Out(stream.Signature(8)),
+            "last": Out(1),
             "read": Out(MemoryReadSignature(config)),
         })
 
     def elaborate(self, platform):
         m = Module()
+        left = Signal.like(self.request.payload.length)    # bytes not delivered yet
+        m.d.comb += [
+            self.request.ready.eq(left == 0),
+            self.last.eq(left == 1),
+        ]
+        with m.If(self.request.valid & self.request.ready):
+            m.d.sync += left.eq(self.request.payload.length)
+        with m.If(self.o.valid & self.o.ready):
+            m.d.sync += left.eq(left - 1)
+        if self._beats == 1:
+            self._beat_by_beat(m, left)
+        else:
+            self._ahead(m, left)
+        return m
+
+    def _beat_by_beat(self, m, left):
+        """A beat is asked for when the register is empty."""
         width = self._config.memory_bytes_per_beat
         lane_bits = width.bit_length() - 1
-        bits = (self._config.memory_size - 1).bit_length()
-        burst = max(1, self._beats // 2)
+        place = Signal.like(self.request.payload.address)   # of the next byte
+        word = Signal(8 * width)
+        full = Signal()
+        asked = Signal()
+        m.d.comb += [
+            self.read.request.payload.address.eq(place[lane_bits:] << lane_bits),
+            self.read.request.payload.beats.eq(1),
+            self.read.request.valid.eq((left != 0) & ~full & ~asked),
+            self.read.data.ready.eq(~full),
+            self.o.valid.eq(full),
+            self.o.payload.eq(word.word_select(place[:lane_bits], 8)),
+        ]
+        with m.If(self.request.valid & self.request.ready):
+            m.d.sync += place.eq(self.request.payload.address)
+        with m.If(self.read.request.valid & self.read.request.ready):
+            m.d.sync += asked.eq(1)
+        with m.If(self.read.data.valid & self.read.data.ready):
+            m.d.sync += [word.eq(self.read.data.payload), full.eq(1), asked.eq(0)]
+        with m.If(self.o.valid & self.o.ready):
+            m.d.sync += place.eq(place + 1)
+            with m.If(place[:lane_bits].all() | self.last):
+                m.d.sync += full.eq(0)
 
-        if self._beats == 1:
-            # A request only goes out when the register is empty.
-            word = Signal(8 * width)
-            full = Signal()
-            m.d.comb += self.read.data.ready.eq(~full)
-            with m.If(self.read.data.valid & ~full):
-                m.d.sync += [word.eq(self.read.data.payload), full.eq(1)]
-        else:
-            m.submodules.fifo = beats = fifo.SyncFIFOBuffered(width=8 * width, depth=self._beats)
-            wiring.connect(m, wiring.flipped(self.read.data), beats.w_stream)
-            word, full = beats.r_data, beats.r_rdy
+    def _ahead(self, m, left):
+        """As many beats are asked for as there is room for, in bursts."""
+        width = self._config.memory_bytes_per_beat
+        lane_bits = width.bit_length() - 1
+        bits = len(self.request.payload.address)
+        burst = self._beats // 2
+        m.submodules.fifo = beats = fifo.SyncFIFOBuffered(width=8 * width, depth=self._beats)
+        wiring.connect(m, wiring.flipped(self.read.data), beats.w_stream)
 
         beat = Signal(bits - lane_bits)             # of the next request
         asked_for = Signal(bits + 1 - lane_bits)    # beats not asked for yet
         free = Signal(range(self._beats + 1), init=self._beats)
-        left = Signal(bits + 1)                     # bytes not delivered yet
-        lane = Signal(max(lane_bits, 1))
+        lane = Signal(lane_bits)
 
         count = Signal(range(burst + 1))
         m.d.comb += [
@@ -82,33 +118,24 @@ class ByteReader(wiring.Component):
         with m.If(self.read.request.valid & self.read.request.ready):
             m.d.sync += [beat.eq(beat + count), asked_for.eq(asked_for - count)]
 
-        done_with_beat = Signal()
         m.d.comb += [
-            self.o.valid.eq(full & (left != 0)),
-            self.o.payload.eq(word.word_select(lane, 8)),
+            self.o.valid.eq(beats.r_rdy & (left != 0)),
+            self.o.payload.eq(beats.r_data.word_select(lane, 8)),
         ]
         with m.If(self.o.valid & self.o.ready):
-            m.d.comb += done_with_beat.eq((lane == width - 1) | (left == 1))
-            m.d.sync += [lane.eq(lane + 1), left.eq(left - 1)]
-        if self._beats == 1:
-            with m.If(done_with_beat):
-                m.d.sync += full.eq(0)
-        else:
-            m.d.comb += beats.r_en.eq(done_with_beat)
+            m.d.comb += beats.r_en.eq((lane == width - 1) | self.last)
+            m.d.sync += lane.eq(lane + 1)
         taken = Mux(self.read.request.valid & self.read.request.ready, count, 0)
-        m.d.sync += free.eq(free - taken + done_with_beat)
+        m.d.sync += free.eq(free - taken + beats.r_en)
 
-        m.d.comb += self.request.ready.eq(left == 0)
         with m.If(self.request.valid & self.request.ready):
             address, length = self.request.payload.address, self.request.payload.length
             first_lane = address[:lane_bits]
             m.d.sync += [
                 beat.eq(address >> lane_bits),
                 asked_for.eq((first_lane + length + (width - 1)) >> lane_bits),
-                left.eq(length),
                 lane.eq(first_lane),
             ]
-        return m
 
 
 class ByteWriter(wiring.Component):

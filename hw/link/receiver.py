@@ -5,7 +5,7 @@ from amaranth.lib import data, stream, wiring
 from amaranth.lib.wiring import In, Out
 
 from ..protocol import CRC_BYTES, DELIMITER, HEADER_BYTES, MAX_FRAME, Command
-from .crc import CRC_ONES, CRC_RESIDUE, crc32_step
+from .crc import CRC_RESIDUE, crc32_step
 from .ring import ByteRing
 
 __all__ = ["CobsDecoder", "FrameReceiver"]
@@ -113,7 +113,7 @@ class FrameReceiver(wiring.Component):
         ]
         with m.If(decoder.o.valid & decoder.o.ready):
             with m.If(item.end):
-                m.d.sync += count.eq(0)
+                m.d.sync += [count.eq(0), crc.eq(0)]
                 good = Signal()
                 m.d.comb += good.eq(item.data[0] & (crc == CRC_RESIDUE) & ~too_long
                                     & (count == length + (HEADER_BYTES + CRC_BYTES)))
@@ -125,13 +125,13 @@ class FrameReceiver(wiring.Component):
                     m.d.comb += self.dropped.eq(1)
                     m.d.sync += position.eq(checked)
             with m.Elif(~too_long):
-                hello = (item.data[:7] == Command.HELLO)
-                start = CRC_ONES ^ Mux(hello, 0, self.session)
+                # Between frames the register is 0, so that the start value is added to it.
+                start = Mux((count == 0) & (item.data[:7] != Command.HELLO), self.session, 0)
                 m.d.comb += ring.write_enable.eq(1)
                 m.d.sync += [
                     count.eq(count + 1),
                     position.eq(position + 1),
-                    crc.eq(crc32_step(Mux(count == 0, start, crc), item.data)),
+                    crc.eq(crc32_step(crc ^ start, item.data)),
                 ]
                 with m.If(count == 2):
                     m.d.sync += length[:8].eq(item.data)

@@ -5,7 +5,7 @@ from amaranth.lib import data, stream, wiring
 from amaranth.lib.wiring import In, Out
 
 from ..protocol import CRC_BYTES, DELIMITER, Command
-from .crc import CRC_ONES, crc32_step
+from .crc import crc32_step
 from .ring import ByteRing
 
 __all__ = ["FrameSender"]
@@ -91,10 +91,11 @@ class FrameSender(wiring.Component):
                         self.i.ready.eq(room),
                     ]
                     with m.If(put):
-                        start = CRC_ONES ^ Mux(byte[:7] == Command.HELLO, 0, self.session)
+                        # Before a frame the register is 0, so that the start value is added.
+                        start = Mux(first & (byte[:7] != Command.HELLO), self.session, 0)
                         m.d.sync += [
                             first.eq(0),
-                            crc.eq(crc32_step(Mux(first, start, crc), byte)),
+                            crc.eq(crc32_step(crc ^ start, byte)),
                             crc_bytes.eq(0),
                         ]
                         with m.If(self.i.payload.last):
@@ -103,7 +104,7 @@ class FrameSender(wiring.Component):
                 with m.If(length == _BLOCK):
                     m.d.comb += close.eq(room)
                 with m.Else():
-                    m.d.comb += [byte.eq(~crc[:8]), put.eq(room)]
+                    m.d.comb += [byte.eq(crc[:8]), put.eq(room)]
                     with m.If(put):
                         m.d.sync += [crc.eq(crc >> 8), crc_bytes.eq(crc_bytes + 1)]
                         with m.If(crc_bytes == CRC_BYTES - 1):

@@ -1,0 +1,94 @@
+"""States of the endpoint that answer a request, from "REFUSE" or "ANSWER" on."""
+
+from amaranth import Cat, Const, Module, Mux, Signal
+
+from ..protocol import ANSWER, REFUSED, Command
+
+__all__ = ["answer_states"]
+
+
+def answer_states(m: Module, x, sink, reader, values) -> None:
+    """Add the states to the finite state machine that is being described.
+
+    Parameters
+    ----------
+    m : Module
+    x : Exchange
+    sink : stream of `data` and `last`
+        Takes the answer.
+    reader : ByteReader
+        Delivers what READ asked for.
+    values : function of an opcode and a word's number
+        Adds the statements that bring an answer's word to `x.word`.
+    """
+    with m.State("REFUSE"):
+        m.d.sync += x.refused.eq(1)
+        x.answer(m, 1)
+
+    with m.State("ANSWER"):
+        reads = Signal()
+        nbytes = Signal(16)
+        m.d.comb += [
+            reads.eq((x.opcode == Command.READ) & ~x.refused),
+            nbytes.eq(Mux(reads, x.left, x.words << 2)),
+            sink.valid.eq(1),
+            sink.payload.last.eq((x.count[:2] == 3) & (nbytes == 0)),
+        ]
+        with m.Switch(x.count[:2]):
+            with m.Case(0):
+                m.d.comb += sink.payload.data.eq(Mux(x.refused, REFUSED, x.opcode | ANSWER))
+            with m.Case(1):
+                m.d.comb += sink.payload.data.eq(x.sequence)
+            with m.Case(2):
+                m.d.comb += sink.payload.data.eq(nbytes[:8])
+            with m.Default():
+                m.d.comb += sink.payload.data.eq(nbytes[8:])
+        with m.If(sink.ready):
+            m.d.sync += x.count.eq(x.count + 1)
+            with m.If(x.count[:2] == 3):
+                m.d.sync += x.count.eq(0)
+                with m.If(reads):
+                    m.next = "BYTES"
+                with m.Elif(x.words == 0):
+                    m.next = "OPCODE"
+                with m.Else():
+                    m.next = "INDEX"
+
+    with m.State("BYTES"):
+        m.d.comb += [
+            sink.payload.data.eq(reader.o.payload),
+            sink.payload.last.eq(reader.last),
+            sink.valid.eq(reader.o.valid),
+            reader.o.ready.eq(sink.ready),
+        ]
+        with m.If(reader.o.valid & reader.o.ready & reader.last):
+            m.next = "OPCODE"
+
+    with m.State("INDEX"):
+        # Counters and timestamps follow their index by a cycle.
+        m.next = "WORD"
+
+    with m.State("WORD"):
+        with m.If(x.refused):
+            m.d.sync += x.word.eq(Cat(x.reason, Const(0, 8 - len(x.reason)), x.opcode, x.expected))
+        with m.Else():
+            values()
+        with m.If((x.opcode == Command.TIMESTAMPS) & x.index[0]):
+            m.d.sync += x.address.eq(x.address + 1)
+        m.d.sync += [x.index.eq(x.index + 1), x.words.eq(x.words - 1)]
+        m.next = "SEND"
+
+    with m.State("SEND"):
+        m.d.comb += [
+            sink.payload.data.eq(x.word[:8]),
+            sink.payload.last.eq((x.count[:2] == 3) & (x.words == 0)),
+            sink.valid.eq(1),
+        ]
+        with m.If(sink.ready):
+            m.d.sync += [x.word.eq(x.word >> 8), x.count.eq(x.count + 1)]
+            with m.If(x.count[:2] == 3):
+                m.d.sync += x.count.eq(0)
+                with m.If(x.words == 0):
+                    m.next = "OPCODE"
+                with m.Else():
+                    m.next = "INDEX"
