@@ -5,7 +5,7 @@ import numpy as np
 from systolith.driver.link import Link
 from systolith.driver.machine import LinkMachine
 from systolith.hw.config import PRESETS
-from systolith.hw.isa import End, ErrorCode, Load, Queue, Store, encode, encode_descriptor
+from systolith.hw.isa import End, ErrorCode, Fill, Load, Queue, Store, encode, encode_descriptor
 from systolith.hw.protocol import COUNTERS, WATCHDOG_DEFAULT
 from systolith.layout import TensorDescriptor
 from systolith.program import KnownAnswer, LayerInfo, Program, Stage
@@ -76,19 +76,21 @@ class Bed:
         self.machine = LinkMachine(Link(self.line, seed=seed, **options))
 
 
-def copy_program(config=CONFIG, *, scale=0.5, wrong=False, tail=(), metadata=None, error=False):
+def copy_program(config=CONFIG, *, scale=0.5, wrong=False, tail=(), metadata=None, error=False,
+                 slow=False):
     """A program that copies its input of 3 channels, 2x2 pixels, to its output; no arithmetic.
 
     `error` makes its LOAD one of an address outside of memory, `wrong` gives it a known answer
-    that no device can give.
+    that no device can give, `slow` lets it run for 60,000 cycles.
     """
     base, rows = 64, config.rows
     lists = {
-        Queue.LOAD: [Load(source=(config.memory_size - 1 if error else 0x400),
+        Queue.LOAD: [*([Fill(destination=16, rows=60_000, row_step=0)] if slow else []),
+                     Load(source=(config.memory_size - 1 if error else 0x400),
                           chunk_bytes=4 * rows, destination=0), End()],
         Queue.ARRAY: [End()], Queue.VECTOR: [End()], Queue.POST: [End()],
-        Queue.STORE: [Store(wait_load=1, source=0, row_bytes=4 * rows, destination=0x600, mark=1),
-                      End()],
+        Queue.STORE: [Store(wait_load=1 + slow, source=0, row_bytes=4 * rows, destination=0x600,
+                            mark=1), End()],
     }
     image, starts = bytearray(), []
     for queue in Queue:

@@ -18,11 +18,16 @@ from test_driver_device import expected, images
 distributed = pytest.importorskip("distributed", reason="needs systolith[dask]")
 
 
+def local_cluster(workers, *, processes=False):
+    """A cluster in this process, or of processes, on ports that nobody else has."""
+    return distributed.LocalCluster(n_workers=workers, threads_per_worker=1, processes=processes,
+                                    dashboard_address=":0", worker_dashboard_address=":0")
+
+
 @pytest.fixture
 def cluster():
     """Two workers in this process."""
-    with distributed.LocalCluster(n_workers=2, threads_per_worker=1, processes=False,
-                                  dashboard_address=None) as local:
+    with local_cluster(2) as local:
         yield local
 
 
@@ -107,8 +112,7 @@ def test_workers_of_another_release_are_refused(cluster, monkeypatch):
 def test_the_others_finish_when_a_worker_dies():
     """One worker is stopped with a piece of the batch in its hands, and killed a little later."""
     program, batch = copy_program(), images(40)
-    with (distributed.LocalCluster(n_workers=2, threads_per_worker=1, processes=True,
-                                   dashboard_address=None) as local,
+    with (local_cluster(2, processes=True) as local,
           systolith.open(address(local), worker_device="golden", config=CONFIG) as pool):
         pool.run(program, batch)
         victim = next(worker for worker in local.workers.values()
@@ -130,8 +134,7 @@ def test_the_others_finish_when_a_worker_dies():
 
 
 def test_a_scheduler_that_is_gone_is_a_link_error():
-    with distributed.LocalCluster(n_workers=1, threads_per_worker=1, processes=False,
-                                  dashboard_address=None) as local:
+    with local_cluster(1) as local:
         pool = systolith.open(address(local), worker_device="golden")
         pool.run(copy_program(), images(2))
     begun = time.monotonic()

@@ -13,6 +13,7 @@ from systolith.driver.machine import LinkMachine
 from systolith.driver.transport import SimTransport
 from systolith.errors import DeviceError
 from systolith.hw.config import PRESETS
+from systolith.hw.isa import ErrorCode
 from systolith.sim.verilated import VerilatedDevice
 from test_driver_device import expected, images
 
@@ -24,7 +25,7 @@ CONFIG = PRESETS["tiny"]
 def test_the_last_inference_is_the_first(count):
     """Without a reset between, with other programs, failed runs and cancelled runs in between."""
     program, other = copy_program(CONFIG), copy_program(CONFIG, scale=0.25)
-    broken = copy_program(CONFIG, error=True)
+    broken, slow = copy_program(CONFIG, error=True), copy_program(CONFIG, slow=True)
     batch = images(1)
     source = random.Random(count)
     with systolith.open("rtl", config=CONFIG, memory_latency=5) as device:
@@ -41,11 +42,30 @@ def test_the_last_inference_is_the_first(count):
                         device.run(broken, batch)
                     device._careful = True
                 case 9:
-                    device.machine.begin(0)
-                    device.machine.cancel()
-                    device.machine.finish(1.0)
+                    with pytest.raises(DeviceError, match="did not finish within 2000 cycles"):
+                        device.run(slow, batch, deadline=2e-3)
                 case _:
                     assert np.array_equal(device.run(program, batch), first), number
+
+
+def test_a_run_is_cancelled_or_reset_and_the_link_stays():
+    slow, batch = copy_program(CONFIG, slow=True), images(1)
+    with systolith.open("rtl", config=CONFIG, memory_latency=5) as device:
+        assert np.array_equal(device.run(slow, batch), expected(slow, batch))
+        assert device.last_run.cycles > 60_000
+        machine = device.machine
+        for stop in (machine.cancel, machine.reset):
+            machine.begin(0, watchdog=99_999)
+            machine.started()
+            status = machine.status()
+            assert status.busy and status.runs
+            before = machine.device.cycle
+            stop()
+            assert machine.finish(1.0).error is ErrorCode.CANCELLED
+            assert machine.device.cycle - before < 10_000
+        assert machine.status().runs == 0, "a reset forgets the runs"
+        assert machine.link.statistics.sessions == 1
+        assert np.array_equal(device.run(slow, batch), expected(slow, batch))
 
 
 class LongLine(SimTransport):
