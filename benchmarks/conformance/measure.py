@@ -57,7 +57,7 @@ class Oracle:
 
 
 def _limits(weighted: float, **others: float) -> dict[str, float]:
-    return {"conv2d": weighted, "linear": weighted, **others}
+    return {"conv2d": weighted, "conv_transpose2d": weighted, "linear": weighted, **others}
 
 
 def _but(*without: str) -> tuple[str, ...]:
@@ -68,7 +68,9 @@ QNNPACK = Oracle(name="QNNPACK", run=by_engine("qnnpack"), bias="int32", centere
                  limits=_limits(1.3e-6, add=ADD))
 FBGEMM = Oracle(name="FBGEMM", run=by_engine("fbgemm"), bias="exact", seven_bits=True,
                 limits=_limits(6e-7, add=ADD))
+# What it makes of transposed convolutions is a row of `own_ways`.
 ONEDNN = Oracle(name="oneDNN", run=by_engine("onednn"), bias="exact", seven_bits=True,
+                operators=_but("conv_transpose2d"),
                 limits=_limits(1e-5, add=ADD))
 ONNX_RUNTIME = Oracle(name="ONNX Runtime", run=by_onnx_runtime, bias="int32", float_average=True,
                       operators=onnx_runtime.OPERATORS, limits={"add": ADD, "mul": FLOAT})
@@ -79,10 +81,11 @@ ORACLES = (
            float_average=True, limits=_limits(FLOAT, add=ADD, mul=FLOAT)),
     ONNX_RUNTIME,
     Oracle(name="ExecuTorch", run=by_executorch, bias="int32", centered=True, float_average=True,
-           operators=_but("cat", "bilinear"), limits={"add": ADD}),
+           operators=_but("cat", "bilinear", "conv_transpose2d"), limits={"add": ADD}),
     # Its XNNPACK takes neither averages nor hardswish, and concatenates one scale only.
     Oracle(name="LiteRT", run=by_litert, bias="int32",
-           operators=_but("avg_pool2d", "bilinear", "cat", "hardswish"), limits={"add": ADD}),
+           operators=_but("avg_pool2d", "bilinear", "cat", "conv_transpose2d", "hardswish"),
+           limits={"add": ADD}),
 )
 """Each with the arithmetic that agrees with it."""
 

@@ -29,24 +29,28 @@ class OwnWay:
 def own_ways(outputs: int, *, images: int = 8) -> list[OwnWay]:
     """Measure all of them."""
     return [
-        _on_all_bits(FBGEMM, "depthwise, per tensor", outputs, images,
+        _on_all_bits(FBGEMM, ONNX_RUNTIME, "depthwise, per tensor", outputs, images,
                      "saturates 16-bit sums in depthwise layers"),
-        _on_all_bits(ONEDNN, "conv, per channel", outputs, images,
+        _on_all_bits(ONEDNN, ONNX_RUNTIME, "conv, per channel", outputs, images,
                      "saturates 16-bit sums where the processor has no VNNI"),
+        _on_all_bits(ONEDNN, QNNPACK, "conv transposed", outputs, images,
+                     "has other values than all others"),
         _zero_weights(),
         _halves(),
     ]
 
 
-def _on_all_bits(oracle: Oracle, operator: str, outputs: int, images: int, what: str) -> OwnWay:
-    theirs = Cell(operator=operator, oracle=oracle.name, arithmetic="exact", limit=1.0)
-    witness = Cell(operator=operator, oracle=ONNX_RUNTIME.name, arithmetic="int32", limit=0.0)
+def _on_all_bits(oracle: Oracle, other: Oracle, operator: str, outputs: int, images: int,
+                 what: str) -> OwnWay:
+    theirs = Cell(operator=operator, oracle=oracle.name, arithmetic=oracle.bias, limit=1.0)
+    witness = Cell(operator=operator, oracle=other.name, arithmetic=other.bias, limit=0.0)
     for sample in samples(operator, seven_bits=False, images=images):
-        theirs.count(oracle.run(sample), ours(sample, bias="exact"))
-        witness.count(ONNX_RUNTIME.run(sample), ours(sample, bias="int32"))
+        witness.limit = other.limits.get(sample.operator, 0.0)
+        theirs.count(oracle.run(sample), ours(sample, bias=oracle.bias))
+        witness.count(other.run(sample), ours(sample, bias=other.bias))
         if theirs.outputs >= outputs:
             break
-    return OwnWay(what=what, cell=theirs, witness=ONNX_RUNTIME.name, ours=witness)
+    return OwnWay(what=what, cell=theirs, witness=other.name, ours=witness)
 
 
 def _constant(weight: int, scale: float, bias: NDArray[np.float64],

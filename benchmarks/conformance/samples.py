@@ -67,6 +67,7 @@ def levels_of(values: Any, kind: Quantization) -> Levels:
 
 FUNCTIONS: dict[str, Callable[..., Tensor]] = {
     "conv2d": functional.conv2d,
+    "conv_transpose2d": functional.conv_transpose2d,
     "linear": functional.linear,
     "add": torch.add,
     "mul": torch.mul,
@@ -144,11 +145,12 @@ def _weighted(operator: str, weight_shape: tuple[int, ...], image: tuple[int, ..
               per_channel: bool, relu: bool = False, **options: Any) -> Callable[..., Sample]:
     def make(rng: np.random.Generator, images: int, narrow: bool) -> Sample:
         source = _source(rng, narrow)
-        channels = weight_shape[0]
+        # PyTorch keeps the weights of transposed layers with the input channels first.
+        channels = weight_shape["transpose" in operator]
         images = images if len(image) > 1 else 36 * images  # as many outputs as an image has
         weight = np.clip(np.rint(rng.normal(0, 40, weight_shape)), -127, 127).astype(np.int8)
         scale = np.exp(rng.uniform(-7, -5, channels if per_channel else 1)).astype(np.float32)
-        fan_in = weight[0].size
+        fan_in = weight.size / channels / options.get("stride", 1) ** 2
         deviation = source.scale * float(scale.mean()) * 40 * (source.high - source.low) / 3.46
         target = _target(rng, deviation * np.sqrt(fan_in))
         bias = _biases(rng, channels, np.float64(np.float32(source.scale)) * scale, target)
@@ -220,6 +222,8 @@ OPERATORS: dict[str, Callable[..., Sample]] = {
                                        per_channel=False, padding=1),
     "depthwise, per channel": _weighted("conv2d", (32, 1, 3, 3), (32, WIDTH, WIDTH), groups=32,
                                         per_channel=True, padding=1),
+    "conv transposed": _weighted("conv_transpose2d", (16, 32, 4, 4), (16, WIDTH // 2, WIDTH // 2),
+                                 per_channel=False, stride=2, padding=1),
     "linear, per tensor": _weighted("linear", (512, 96), (96,), per_channel=False),
     "linear, per channel": _weighted("linear", (512, 96), (96,), per_channel=True),
     "add": _two("add"),

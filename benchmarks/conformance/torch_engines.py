@@ -71,6 +71,11 @@ def _run(sample: Sample, inputs: list[Tensor]) -> Tensor:
             _weight(sample), torch.from_numpy(sample.bias), [1, 1], padding, [1, 1],
             sample.options.get("groups", 1))
         return getattr(quantized, f"conv2d{relu}")(inputs[0], packed, scale, zero)
+    if operator == "conv_transpose2d":
+        stride, padding = [sample.options["stride"]] * 2, [sample.options["padding"]] * 2
+        packed = quantized.conv_transpose2d_prepack(
+            _weight(sample), torch.from_numpy(sample.bias), stride, padding, [0, 0], [1, 1], 1)
+        return quantized.conv_transpose2d(inputs[0], packed, scale, zero)
     if operator in ("add", "mul"):
         return getattr(quantized, f"{operator}{relu}")(*inputs, scale, zero)
     if operator == "cat":
