@@ -203,10 +203,11 @@ def test_x86_inductor_leaves_residual_sums_in_float() -> None:
                                                  "Linear"]
 
 
-@pytest.mark.parametrize("name", ["batch norm behind an add", "batch norm of a vector",
-                                  "prelu by channel", "prelu of a vector", "upsample bilinear"])
-def test_operators_made_of_several(name: str) -> None:
-    """What the engines have not runs as several that they have, to the same integers."""
+@pytest.mark.parametrize("name", ["batch norm behind an add", "batch norm of a vector", "flatten",
+                                  "prelu by channel", "prelu of a vector", "select",
+                                  "upsample bilinear"])
+def test_operators_that_the_engines_have_not(name: str) -> None:
+    """They run as several others, or in the driver where they are last, to the same integers."""
     make, shape = OPERATORS[name]
     model, images = seeded(make(), 16), inputs((8, *shape), 16)
     quantized = quantize(model, [images])

@@ -23,7 +23,7 @@ def lower_identity(lowering: Lowering, node: fx.Node, target: Quantization) -> s
 
 @handles("flatten", "view", "reshape", "unflatten", "squeeze", "unsqueeze", selects=True)
 def lower_reshape(lowering: Lowering, node: fx.Node, target: Quantization) -> str:
-    """as an order of the data, which costs nothing"""
+    """as an order of the data, which costs nothing; by the driver where it ends the network"""
     shuffled = _shuffle_groups(lowering, node)
     if shuffled:
         source, groups = shuffled
