@@ -217,6 +217,20 @@ def test_operators_that_the_engines_have_not(name: str) -> None:
                                       reference(quantized, images[:3]))
 
 
+def test_results_get_their_shape_before_what_follows() -> None:
+    images = inputs((8, *IMAGE), 17)
+    model = seeded(Around(lambda m, a, b: torch.softmax(torch.flatten(a, 1), 1)), 17)
+    quantized = quantize(model, [images])
+    graph = import_model(quantized, images)
+    assert [operation.op for operation in graph.tail] == ["reshape", "softmax"]
+    expected = reference(graph, images)
+    assert expected.shape == (8, 960)
+    np.testing.assert_allclose(expected.sum(axis=1), 1, rtol=1e-5)
+    program = systolith.compile(quantized, images[:1], config="small")
+    with systolith.open("golden", config=program.config) as device:
+        np.testing.assert_array_equal(device.run(program, images.numpy()), expected)
+
+
 def test_exported_program_and_file(tmp_path: Path) -> None:
     images = inputs((8, *IMAGE), 6)
     quantized = quantize(seeded(Network(), 6), [images])
