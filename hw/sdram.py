@@ -440,7 +440,8 @@ class SdramController(wiring.Component):
     A beat is a burst of the chip. Rows stay open; the row of the next burst is opened while the
     current one still moves data, if it lies in another bank, as neighbouring rows do. A beat can
     follow another without a gap, in either direction. Requests are served in the order in which
-    they are accepted; nothing is accepted until the chip has been initialized.
+    they are accepted; one is held, and no more, until the chip has been initialized. A reader takes
+    its data whatever becomes of writes, as these wait behind it.
 
     All pins come from registers, and `dq_i` goes into one. Command and address of cycle n are what
     the chip samples at the end of cycle n; it then drives its first word in cycle n + CL.

@@ -14,7 +14,7 @@ SIZE = 4 << 20
 
 @pytest.mark.parametrize(("chip", "beat", "clock", "delay"), (
     (IS42S16160G_7, 4, 100e6, 0),
-    (MT48LC16M16A2_7E, 8, 125e6, 2),
+    (MT48LC16M16A2_7E, 8, 140e6, 2),
     (GW2AR_18_SDRAM, 4, 66e6, 1),
 ))
 def test_controller(chip, beat, clock, delay):
