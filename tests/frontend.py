@@ -6,10 +6,7 @@ import numpy as np
 import torch
 from torch import nn
 from torchao.quantization.pt2e.quantize_pt2e import convert_pt2e, prepare_pt2e, prepare_qat_pt2e
-from torchao.testing.pt2e._xnnpack_quantizer import (
-    XNNPACKQuantizer,
-    get_symmetric_quantization_config,
-)
+from torchao.testing.pt2e import _xnnpack_quantizer
 
 from systolith.graph import Graph
 from systolith.importer.framework import framework_tensors
@@ -19,12 +16,15 @@ LAYERS = ("Conv2d", "ConvTranspose2d", "Linear", "Add", "Multiply", "AveragePool
 
 
 def xnnpack(model: nn.Module, batch: torch.Tensor, *, per_channel: bool = True,
-            qat: bool = False, weight_limit: int = 127) -> Any:
-    """The stock PT2E flow with the XNNPACK quantizer; a limit of 7 gives 4-bit weights."""
+            qat: bool = False, weight_limit: int = 127, source: Any = _xnnpack_quantizer) -> Any:
+    """The stock PT2E flow with the XNNPACK quantizer; a limit of 7 gives 4-bit weights.
+
+    `source` is the module that has the quantizer: torchao's, or ExecuTorch's.
+    """
     exported = torch.export.export(model.eval(), (batch,)).module(check_guards=False)
-    quantizer = XNNPACKQuantizer().set_global(
-        get_symmetric_quantization_config(is_per_channel=per_channel, is_qat=qat,
-                                          weight_qmin=-weight_limit, weight_qmax=weight_limit))
+    quantizer = source.XNNPACKQuantizer().set_global(source.get_symmetric_quantization_config(
+        is_per_channel=per_channel, is_qat=qat, weight_qmin=-weight_limit,
+        weight_qmax=weight_limit))
     prepared = (prepare_qat_pt2e if qat else prepare_pt2e)(exported, quantizer)
     with torch.no_grad():
         prepared(batch)

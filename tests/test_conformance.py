@@ -4,14 +4,15 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
-
-from systolith.summary import terminal
-
-pytest.importorskip("torch")
-
+import torch.nn.functional as F
 from benchmarks.conformance.measure import FBGEMM, ONNX_RUNTIME, ORACLES, QNNPACK, Cell, measure
 from benchmarks.conformance.samples import OPERATORS
 from benchmarks.conformance.table import Conformance, conformance
+
+from frontend import inputs, layer_differences, seeded, xnnpack
+from operators import IMAGE, Around
+from systolith.importer import import_model
+from systolith.summary import terminal
 
 # torch.ao.quantization announces its end whenever its kernels' tensors are made.
 pytestmark = pytest.mark.filterwarnings("ignore::DeprecationWarning", "ignore::UserWarning",
@@ -79,6 +80,26 @@ def test_limits_are_rates() -> None:
     counted = cell(0, 0, 0.0)
     counted.count(np.array([-128, 5], np.int8), np.array([127, 5], np.int8))
     assert (counted.different, counted.outputs, counted.largest) == (1, 2, 255)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("per_channel", [True, False])
+def test_conformance_of_executorchs_quantizer(per_channel: bool) -> None:
+    """ExecuTorch has a copy of the XNNPACK quantizer that goes its own way with time."""
+    name = "executorch.backends.xnnpack.quantizer.xnnpack_quantizer"
+    source = pytest.importorskip(name, reason="`make conformance` tries to install it")
+    images = inputs((64, *IMAGE), 1)
+    quantized = xnnpack(seeded(Around(add_relu, channels=16), 1), images, per_channel=per_channel,
+                        source=source)
+    graph = import_model(quantized, images)
+    assert [node.op for node in graph.nodes] == ["Conv2d", "Conv2d", "Add"]
+    for tensor, (different, elements, largest) in layer_differences(
+            quantized, graph, images).items():
+        assert different <= max(2, 2e-5 * elements) and largest <= 1, tensor
+
+
+def add_relu(model, a, b):  # type: ignore[no-untyped-def]
+    return F.relu(a + b)
 
 
 @pytest.mark.slow

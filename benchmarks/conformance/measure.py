@@ -22,8 +22,11 @@ from .onnx_runtime import by_onnx_runtime
 from .samples import FUNCTIONS, OPERATORS, Levels, Reference, Sample
 from .torch_engines import by_engine, by_reference_graph
 
-__all__ = ["FBGEMM", "ONEDNN", "ONNX_RUNTIME", "ORACLES", "QNNPACK", "VARIANTS", "Cell",
+__all__ = ["FBGEMM", "ONEDNN", "ONNX_RUNTIME", "ORACLES", "QNNPACK", "VARIANTS", "WEIGHTED", "Cell",
            "Oracle", "measure", "ours", "samples"]
+
+WEIGHTED = ("conv2d", "conv_transpose2d", "linear")
+"""Functions that have weights."""
 
 ADD = 2.3e-5
 FLOAT = 2e-5
@@ -57,7 +60,7 @@ class Oracle:
 
 
 def _limits(weighted: float, **others: float) -> dict[str, float]:
-    return {"conv2d": weighted, "conv_transpose2d": weighted, "linear": weighted, **others}
+    return dict.fromkeys(WEIGHTED, weighted) | others
 
 
 def _but(*without: str) -> tuple[str, ...]:
@@ -102,9 +105,13 @@ VARIANTS = (
 
 @dataclass(kw_only=True)
 class Cell:
-    """One operator against one oracle: how many outputs differ, and by how much at most."""
+    """One operator against one oracle: how many outputs differ, and by how much at most.
+
+    `function` is what PyTorch calls the operator.
+    """
 
     operator: str
+    function: str = ""
     oracle: str
     arithmetic: str
     limit: float
@@ -174,7 +181,8 @@ def measure(oracle: Oracle, operator: str, outputs: int, *, images: int = 8) -> 
         mine = ours(sample, bias=oracle.bias, multiplier_bits=oracle.multiplier_bits,
                     centered=oracle.centered)
         theirs = oracle.run(sample)
-        common = {"oracle": oracle.name, "arithmetic": oracle.arithmetic}
+        common = {"oracle": oracle.name, "arithmetic": oracle.arithmetic,
+                  "function": sample.operator}
         if not cells:
             cells = [Cell(operator=operator, limit=oracle.limits.get(sample.operator, 0.0),
                           **common)]

@@ -1,13 +1,13 @@
 """All cells, and the tables that `make conformance` prints."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 
 from rich.console import Console
 
 from systolith.summary import layer_table
 
-from .measure import ORACLES, VARIANTS, Cell, measure
+from .measure import ORACLES, VARIANTS, WEIGHTED, Cell, measure
 from .own_ways import OwnWay, own_ways
 from .samples import OPERATORS
 
@@ -40,6 +40,10 @@ class Conformance:
         console.print(layer_table("the same with another arithmetic than the oracle's", columns,
                                   [_row(cell) for cell in self.variants]))
         console.print(layer_table(
+            "by oracle: outputs, and the largest fractions that differ",
+            ("oracle", "ours", "outputs", "layers with weights", "add", "the rest",
+             "the rest's ties"), _summary(self.cells)))
+        console.print(layer_table(
             "where an oracle goes its own way",
             ("oracle", "what it does", "operator", "outputs", "differ from ours", "largest",
              "ours differ from", ""),
@@ -53,8 +57,29 @@ class Conformance:
 def _row(cell: Cell) -> tuple[object, ...]:
     limit = "±1" if cell.limit == 1 else f"{cell.limit:.1e}" if cell.limit else "0"
     return (cell.operator, cell.oracle, cell.arithmetic, cell.outputs, cell.different,
-            f"{cell.fraction:.1e}" if cell.different else "0", cell.largest, limit,
+            _fraction(cell), cell.largest, limit,
             "" if cell.holds else "OUTSIDE")
+
+
+def _summary(cells: list[Cell]) -> list[tuple[object, ...]]:
+    rows = []
+    for oracle in dict.fromkeys(cell.oracle for cell in cells):
+        mine = [cell for cell in cells if cell.oracle == oracle]
+
+        def worst(chosen: Iterable[Cell]) -> str:
+            return max((_fraction(cell) for cell in chosen), key=float, default="")
+
+        exact = [cell for cell in mine if cell.limit < 1]
+        rows.append((oracle, mine[0].arithmetic, sum(cell.outputs for cell in mine),
+                     worst(cell for cell in exact if cell.function in WEIGHTED),
+                     worst(cell for cell in exact if cell.function == "add"),
+                     worst(cell for cell in exact if cell.function not in (*WEIGHTED, "add")),
+                     worst(cell for cell in mine if cell.limit == 1)))
+    return rows
+
+
+def _fraction(cell: Cell) -> str:
+    return f"{cell.fraction:.1e}" if cell.different else "0"
 
 
 def conformance(outputs: int, *, images: int = 8, slow_outputs: int | None = None,
