@@ -11,10 +11,8 @@ import numpy as np
 from numpy.typing import NDArray
 from rich.console import Console
 
-from .errors import InputError
 from .graph import Graph
 from .hw.config import Config, load_config
-from .layout import as_images
 from .program import Program
 from .summary import layer_table
 
@@ -49,7 +47,7 @@ def verify_model(model: Any, example_input: Any, images: Any, *, config: str | C
     from .compiler import compile_graph
     from .importer import import_model
     from .importer.framework import framework_tensors
-    from .integer_reference import execute
+    from .integer_reference import execute, quantized_inputs
 
     chosen = program.config if program is not None else load_config(config)
     if isinstance(model, Graph):
@@ -58,12 +56,7 @@ def verify_model(model: Any, example_input: Any, images: Any, *, config: str | C
         graph = import_model(model, example_input, bias=chosen.bias,
                              multiplier_bits=chosen.multiplier_bits)
     arrays = images if isinstance(images, tuple | list) else (images,)
-    if len(arrays) != len(graph.inputs):
-        raise InputError(f"the network has {len(graph.inputs)} inputs "
-                         f"({', '.join(graph.inputs)}), not {len(arrays)}: pass one array for each")
-    levels = {name: graph.tensors[name].quantize(as_images(np.asarray(array),
-                                                           graph.tensors[name].shape))
-              for name, array in zip(graph.inputs, arrays, strict=True)}
+    levels = quantized_inputs(graph, arrays)
     if program is None:
         program = compile_graph(graph, chosen, name="verify", observe=True)
     executors: dict[str, Tensors] = {}

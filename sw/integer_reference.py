@@ -5,7 +5,7 @@ the contract's requantization (`systolith.sim.numerics`). All that the compiler,
 and the hardware produce is compared with this.
 """
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -18,7 +18,7 @@ from systolith.layout import as_images
 from systolith.sim import numerics
 from systolith.tail import run_tail
 
-__all__ = ["execute", "reference"]
+__all__ = ["execute", "quantized_inputs", "reference"]
 
 Array = NDArray[Any]
 
@@ -61,15 +61,7 @@ def reference(model: Any, images: Any, *, example_input: Any = None, bias: str =
         if example_input is None:
             example_input = tuple(array[:1] for array in arrays)
         graph = import_model(model, example_input, bias=bias)
-    if len(arrays) != len(graph.inputs):
-        raise InputError(f"the network has {len(graph.inputs)} inputs "
-                         f"({', '.join(graph.inputs)}), not {len(arrays)}")
-    for name, array in zip(graph.inputs, arrays, strict=True):
-        if np.isnan(np.asarray(array, np.float32)).any():
-            raise InputError(f"input '{name}' contains NaN: clean the data")
-    levels = {name: graph.tensors[name].quantize(as_images(np.asarray(array),
-                                                           graph.tensors[name].shape))
-              for name, array in zip(graph.inputs, arrays, strict=True)}
+    levels = quantized_inputs(graph, arrays)
     tensors = execute(graph, levels)
     if not dequantize:
         results = [tensors[name] for name in graph.outputs]
@@ -77,6 +69,28 @@ def reference(model: Any, images: Any, *, example_input: Any = None, bias: str =
         floats = {name: graph.tensors[name].dequantize(tensors[name]) for name in graph.outputs}
         results = run_tail(graph.tail, floats, graph.results)
     return results[0] if len(results) == 1 else tuple(results)
+
+
+def quantized_inputs(graph: ir.Graph, arrays: Sequence[Any]) -> dict[str, Array]:
+    """Levels of real images, one array an input, by the inputs' names.
+
+    Raises InputError when there are too many arrays or too few, or one has no numbers or another
+    shape than the network takes.
+    """
+    if len(arrays) != len(graph.inputs):
+        raise InputError(f"the network has {len(graph.inputs)} inputs "
+                         f"({', '.join(graph.inputs)}), not {len(arrays)}: pass one array for each")
+    levels = {}
+    for name, values in zip(graph.inputs, arrays, strict=True):
+        kind = graph.tensors[name]
+        array = as_images(np.asarray(values, np.float32), kind.shape)
+        if array.shape[1:] != kind.shape or not len(array):
+            raise InputError(f"input '{name}' must have the shape {('N', *kind.shape)}, not "
+                             f"{tuple(np.shape(values))}: pass images as the model takes them")
+        if np.isnan(array).any():
+            raise InputError(f"input '{name}' contains NaN: clean the data")
+        levels[name] = kind.quantize(array)
+    return levels
 
 
 def execute(graph: ir.Graph, inputs: Mapping[str, Array] | Array) -> dict[str, Array]:

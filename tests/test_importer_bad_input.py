@@ -19,6 +19,7 @@ import systolith
 from frontend import inputs, seeded
 from operators import IMAGE
 from systolith import cli
+from systolith.agreement import verify_model
 from systolith.errors import Error, InputError, ModelError
 from systolith.importer import import_model, rules
 from systolith.quantizer import quantize
@@ -80,8 +81,12 @@ def test_images_that_are_not_numbers(converted: Any) -> None:
             device.run(program, BATCH[:0])
         with pytest.raises(InputError, match=r"must have shape \(N, 4, 12, 10\), not \(2, 3, 12"):
             device.run(program, inputs((2, 3, 12, 10), 1))
-    with pytest.raises(InputError, match="input 'input' contains NaN"):
-        systolith.reference(converted, batch)
+    for run in (systolith.reference, lambda model, images: verify_model(
+            model, BATCH, images, config="tiny", rtl=False)):
+        with pytest.raises(InputError, match="input 'input' contains NaN"):
+            run(converted, batch)
+    with pytest.raises(InputError, match=r"must have the shape \('N', 4, 12, 10\), not \(2, 3, 12"):
+        verify_model(converted, BATCH, inputs((2, 3, 12, 10), 1), config="tiny", rtl=False)
 
 
 def with_constant(model: Any, operator: str, index: int, change: Callable[[Any], Any]) -> Any:
