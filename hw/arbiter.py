@@ -38,7 +38,8 @@ class MemoryArbiter(wiring.Component):
 
     A turn is a burst of a reader, or a beat of a writer. Several bursts may be outstanding; data
     goes back in the order of the requests. A reader asks only for what it takes without delay:
-    beats that are not taken hold up everybody's.
+    beats that are not taken hold up everybody's. A reader with `hurry` does not wait for its
+    turn; it must not ask so without end.
 
     Requests and writes are held in a register before they reach the memory, so that the port sees
     no request vanish, whatever is reset. A read still never overtakes a write that was accepted
@@ -58,6 +59,8 @@ class MemoryArbiter(wiring.Component):
         The port.
     discard : In(readers)
         Readers whose requests are refused and whose data is thrown away.
+    hurry : In(readers)
+        Readers whose request goes first.
     reads_pending, writes_pending : Out
         A bit a master: it has data outstanding, or a write that the memory has not accepted.
     """
@@ -75,6 +78,7 @@ class MemoryArbiter(wiring.Component):
             "memory_read": Out(read),
             "memory_write": Out(write),
             "discard": In(readers),
+            "hurry": In(readers),
             "reads_pending": Out(readers),
             "writes_pending": Out(writers),
         })
@@ -127,7 +131,14 @@ class MemoryArbiter(wiring.Component):
             accepted.eq(taken & Cat(*requests).any()),
             bursts.w_en.eq(accepted),
         ]
-        turn = RoundRobin(m, requests, accepted, "reader")
+        hurried = Signal(count)
+        m.d.comb += hurried.eq(Cat(*requests) & self.hurry)
+        turn = RoundRobin(m, requests, accepted & ~hurried.any(), "reader")
+        choice = Signal.like(turn.choice)
+        m.d.comb += choice.eq(turn.choice)
+        for index in reversed(range(count)):
+            with m.If(hurried[index]):
+                m.d.comb += choice.eq(index)
         with m.If(accepted):
             m.d.sync += held.eq(1)
         with m.Elif(port.request.ready & ~older_write):
@@ -136,7 +147,7 @@ class MemoryArbiter(wiring.Component):
             m.d.sync += older_write.eq(write_waits)
         with m.Elif(~write_waits):
             m.d.sync += older_write.eq(0)
-        with m.Switch(turn.choice):
+        with m.Switch(choice):
             for index, reader in enumerate(self.readers):
                 with m.Case(index):
                     m.d.comb += [
@@ -169,5 +180,5 @@ class MemoryArbiter(wiring.Component):
                     bursts.r_rdy & port.data.valid & mine & ~self.discard[index]),
                 self.reads_pending[index].eq(outstanding[index] != 0),
             ]
-            begun = accepted & (turn.choice == index)
+            begun = accepted & (choice == index)
             m.d.sync += outstanding[index].eq(outstanding[index] + begun - (finished & mine))

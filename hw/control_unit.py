@@ -24,6 +24,8 @@ class ControlUnit(wiring.Component):
         Start, outcome, counters and timestamps of runs.
     read : Out(MemoryReadSignature)
         Fetching. When `clear` is 1 no request is accepted, and data is thrown away.
+    hurry : Out(1)
+        The request should not wait for its turn.
     load, array, vector, post, store : Out(EngineSignature)
         The engines that there are, with the layouts of `ENGINE_LAYOUTS`.
     clear : Out(1)
@@ -41,6 +43,7 @@ class ControlUnit(wiring.Component):
         super().__init__({
             "control": In(ControlSignature(config)),
             "read": Out(MemoryReadSignature(config)),
+            "hurry": Out(1),
             **{queue.name.lower(): Out(EngineSignature(ENGINE_LAYOUTS[queue]))
                for queue in engine_queues(config)},
             "clear": Out(1),
@@ -61,6 +64,7 @@ class ControlUnit(wiring.Component):
         wiring.connect(m, fetch.read, wiring.flipped(self.read))
         m.d.comb += [
             self.clear.eq(sequencer.clear),
+            self.hurry.eq(fetch.hurry),
             sequencer.drained.eq(self.drained),
             fetch.start.eq(sequencer.fetch_start),
             fetch.base.eq(sequencer.base),

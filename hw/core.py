@@ -92,6 +92,7 @@ class Core(wiring.Component):
         m.d.comb += [
             arbiter.discard[_FETCH].eq(control.clear),
             arbiter.discard[_LOAD].eq(control.clear),
+            arbiter.hurry[_FETCH].eq(control.hurry),
             control.drained.eq(~(arbiter.reads_pending[_FETCH] | arbiter.reads_pending[_LOAD]
                                  | arbiter.writes_pending[_STORE])),
         ]

@@ -13,7 +13,10 @@ __all__ = ["Fetch", "beat_layout", "prefetch_slots"]
 
 _QUEUES = len(Queue)
 _UNIT_BITS = (INSTRUCTION_BYTES - 1).bit_length()  # lists and descriptors are aligned to this
-_OUTSTANDING = 8  # requests that wait for their data
+_OUTSTANDING = 16
+"""Requests that wait for their data: behind a LOAD's, some hundred cycles; an instruction may be
+wanted every ten."""
+
 
 
 def prefetch_slots(config: Config) -> int:
@@ -41,6 +44,8 @@ class Fetch(wiring.Component):
     start : In(1), base : In(32)
         Begin a run; `base` is looked at then. A running fetch is stopped by resetting it.
     read : Out(MemoryReadSignature)
+    hurry : Out(1)
+        A queue is about to run out of instructions: the request should not wait.
     described : Out(1)
         Pulse: the descriptor was read. `code` says what is wrong with it (ADDRESS: it lies outside
         of main memory or is not aligned), `starts` the byte address of each list.
@@ -60,6 +65,7 @@ class Fetch(wiring.Component):
             "start": In(1),
             "base": In(32),
             "read": Out(MemoryReadSignature(config)),
+            "hurry": Out(1),
             "described": Out(1),
             "code": Out(ErrorCode),
             "starts": Out(data.ArrayLayout(32, _QUEUES)),
@@ -110,14 +116,18 @@ class Fetch(wiring.Component):
         outside = [misaligned[q] | (following[q] >= units) for q in range(_QUEUES)]
         asking = [running & ~ended[q] & ~outside[q] & (reserved[q] != slots)
                   for q in range(_QUEUES)]
+        few = Signal(_QUEUES)  # less than half of the slots in use: these go first
+        m.d.comb += few.eq(Cat(asking[q] & (reserved[q] < slots // 2) for q in range(_QUEUES)))
         choose = Signal()
-        turn = RoundRobin(m, asking, choose, "request")
+        turn = RoundRobin(m, [Mux(few.any(), few[q], asking[q]) for q in range(_QUEUES)],
+                          choose, "request")
         m.d.comb += [
             choose.eq(~request & owners.w_rdy & Cat(*asking).any()),
             owners.w_en.eq(choose), owners.w_data.eq(turn.choice),
         ]
         with m.If(choose):
-            m.d.sync += [request.eq(1), address.eq(following[turn.choice]),
+            m.d.sync += [request.eq(1), self.hurry.eq(few.any()),
+                         address.eq(following[turn.choice]),
                          following[turn.choice].eq(following[turn.choice] + 1)]
         with m.If(self.described & (self.code == ErrorCode.NONE)):
             for q in range(_QUEUES):

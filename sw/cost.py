@@ -46,6 +46,12 @@ LATENCY = (4, 8, 8, 24, 4)
 """Cycles from the last work of an instruction to its retirement, without the array's rows and
 the memory's latency, a queue."""
 
+FILL_LEAD = 30
+"""Cycles before the end of a fill in which what follows it is asked for."""
+
+_TILE_LEAD = 2
+"""Cycles from the beginning of a tile's reading to the first pixel that may meet it."""
+
 _VECTOR_RIVALS = 2
 """Readers that the vector unit gives way to."""
 
@@ -181,6 +187,8 @@ class _Model:
         self.port = START + latency
         self.arrived = 0  # when everything that was asked for is there
         self.last = -1  # queue that used the port last
+        self.tile_read = 0   # when the array's loader has read its last tile
+        self.pass_begun = 0  # when the array's last pass began
         self.rate = config.memory_beat_cycles
         self.fetch_beats = max(1, INSTRUCTION_BYTES // config.memory_bytes_per_beat)
         self.fetch_cycles = self.fetch_beats * self.rate
@@ -265,28 +273,44 @@ class _Model:
                 done = self.arrived = max(done + self.latency, self.arrived + cycles)
             self._retire(queue, index, max(moved, done - self.latency), done)
             return 1
+        if isinstance(instruction, Array):
+            end = self._passes(time, self.ready[queue] or 0, instruction)
+            self.work[queue].append(end - time)
+            self._retire(queue, index, end, end + self.config.rows)
+            return 1
         work = work_cycles(self.config, instruction) + conflict_cycles(self.config, instruction)
         self.work[queue].append(work)
         end = done = time + work
-        if isinstance(instruction, Array):
-            if time > self.free[queue]:
-                end += 2  # nothing hides the way of the first weights into the array
-            # The last pass may have fewer pixels than it takes cycles.
-            pixels = instruction.count_0 * instruction.count_1
-            done = end + min(pixels, self.config.rows)
-        elif queue == Queue.LOAD:
-            # What is asked for behind a fill may be on its way while the fill is written.
+        if queue == Queue.LOAD:
             done = self.arrived = max(time, self.arrived) + work
-            end = max(time, done - self.latency)
+            end = max(time, done - FILL_LEAD)
         self._retire(queue, index, end, done)
         return 1
+
+    def _passes(self, time: int, ready: int, instruction: Array) -> int:
+        """When the last pixel of the passes enters the array.
+
+        The loader takes a cycle a row for a tile, begins when the pass before it has begun, and is
+        ahead of the pixels by as much as it gained in longer passes.
+        """
+        rows = self.config.rows
+        pixels = instruction.count_0 * instruction.count_1
+        others = instruction.count_2 * instruction.count_3 * instruction.count_4 - 1
+        load = max(self.tile_read, self.pass_begun, ready)  # of the first tile
+        first = max(time, load + _TILE_LEAD)
+        last = max(first + pixels * others, load + rows * others + _TILE_LEAD)
+        before = max(first + pixels * (others - 1), load + rows * (others - 1) + _TILE_LEAD)
+        self.tile_read = (max(load + rows * others, before) if others else load) + rows
+        self.pass_begun = last
+        return last + pixels
 
     def _transfer(self, instruction: Load | Store) -> tuple[int, int]:
         """Beats, and cycles: many small requests are held up by how many may be on their way."""
         beats, cycles = transfer_cycles(self.config, instruction)
         if isinstance(instruction, Load):
-            cycles = max(cycles, requests(self.config, instruction) * (self.latency + 1)
-                         // self.config.outstanding_reads)
+            ahead = self.config.outstanding_reads
+            cycles = max(cycles, (requests(self.config, instruction) - ahead) * (self.latency + 1)
+                         // ahead)
         return beats, cycles
 
     def _retire(self, queue: int, index: int, end: int, done: int) -> None:

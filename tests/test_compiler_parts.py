@@ -174,10 +174,15 @@ def _lists(**queues: list[object]) -> dict[Queue, list[object]]:
 
 
 def test_array_passes_cost_their_pixels() -> None:
-    many = _lists(array=[Array(count_0=10, count_1=10, count_2=9)] * 4)
-    few = _lists(array=[Array(count_0=2, count_2=9)] * 4)
-    assert estimate(DEFAULT, many).work[Queue.ARRAY][:-1] == [900] * 4
-    assert estimate(DEFAULT, few).work[Queue.ARRAY][:-1] == [9 * DEFAULT.rows] * 4
+    def work(*instructions: Array) -> list[int]:
+        return list(estimate(DEFAULT, _lists(array=instructions)).work[Queue.ARRAY][:-1])
+
+    rows, lead = DEFAULT.rows, 2  # nothing hides the first tile's way into the array
+    many, few = Array(count_0=10, count_1=10, count_2=9), Array(count_0=2, count_2=9)
+    assert work(*[many] * 4) == [900 + lead] + [900] * 3
+    assert work(*[few] * 4) == [8 * rows + lead + 2] + [9 * rows] * 3
+    # Behind longer passes the next tiles are there in advance.
+    assert work(many, Array(count_0=14, count_2=4))[1] == 4 * 14
 
 
 def test_transfers_share_the_port() -> None:

@@ -62,6 +62,7 @@ class Masters:
                        for i in range(writers)]
         self.written = [Recorder(bench, f"writers__{i}") for i in range(writers)]
         bench.port("discard").value = 0
+        bench.port("hurry").value = 0
 
     def read(self, reader, address, beats):
         self.requests[reader].send([{"address": address, "beats": beats}])
@@ -137,6 +138,26 @@ async def everybody_has_a_turn(dut):
     assert bench.cycle - begin <= 80 * count + 16, "one beat a cycle"
     turns = [source.sent for source in masters.writes]
     assert max(turns) - min(turns) <= 1
+
+
+@cocotb.test()
+async def who_hurries_goes_first(dut):
+    masters = Masters(dut, stall=0.0)
+    bench, urgent = masters.bench, len(masters.requests) - 1
+    await bench.reset()
+    bench.port("hurry").value = 1 << urgent
+    for reader in range(len(masters.requests)):
+        if reader != urgent:
+            masters.requests[reader].send([{"address": 0, "beats": 4}] * 40)
+    await bench.ticks(50)
+    masters.requests[urgent].send([{"address": 0, "beats": 1}] * 5)
+    await masters.data[urgent].receive(5)
+    times = [cycle for cycle, _ in masters.accepted[urgent].items]
+    between = [cycle for reader, recorder in enumerate(masters.accepted) if reader != urgent
+               for cycle, _ in recorder.items if times[0] < cycle < times[-1]]
+    assert not between, f"others were served at {between}, between {times}"
+    await bench.until(lambda: all(source.empty for source in masters.requests))
+    bench.port("hurry").value = 0
 
 
 @cocotb.test()
