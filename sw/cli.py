@@ -28,7 +28,7 @@ console = terminal()
 Json = Annotated[Path | None, typer.Option("--json", help="write the result as JSON to this file")]
 ConfigOption = Annotated[str, typer.Option("--config", help="preset name or TOML file")]
 DeviceOption = Annotated[str, typer.Option(
-    "--device", help="golden, rtl, pty:PATH, serial:PATH or tcp:HOST:PORT")]
+    "--device", help="golden, rtl, pty:PATH, serial:PATH, tcp:HOST:PORT or dask://HOST:PORT")]
 ModelArgument = Annotated[str, typer.Argument(
     help=".pt2 file, or module:function returning (model, example input)")]
 

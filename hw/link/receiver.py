@@ -97,26 +97,25 @@ class FrameReceiver(wiring.Component):
         item = decoder.o.payload
         position = Signal(ring.position_bits)   # of the next byte
         checked = Signal(ring.position_bits)    # behind the last good frame
-        used = Signal(ring.position_bits)
         count = Signal(range(MAX_FRAME + 2))    # bytes of the frame; stays at one too many
-        length = Signal(16)
+        length = Signal(len(count) + 1)         # stated in the frame, header and CRC added
+        beyond = Signal()                       # bits of it above those that `count` has
         crc = Signal(32)
         too_long = Signal()
         m.d.comb += [
-            used.eq(position - ring.fetch),
             too_long.eq(count == MAX_FRAME + 1),
             ring.limit.eq(checked),
             ring.write_position.eq(position),
             ring.write_data.eq(item.data),
             # A frame fits by itself, so a full ring always holds a good frame to be taken.
-            decoder.o.ready.eq(used != self._depth),
+            decoder.o.ready.eq((position ^ ring.fetch) != self._depth),
         ]
         with m.If(decoder.o.valid & decoder.o.ready):
             with m.If(item.end):
                 m.d.sync += [count.eq(0), crc.eq(0)]
                 good = Signal()
                 m.d.comb += good.eq(item.data[0] & (crc == CRC_RESIDUE) & ~too_long
-                                    & (count == length + (HEADER_BYTES + CRC_BYTES)))
+                                    & (count == length) & ~beyond)
                 with m.If(good):
                     behind = Signal(ring.position_bits)
                     m.d.comb += behind.eq(position - CRC_BYTES)
@@ -134,7 +133,11 @@ class FrameReceiver(wiring.Component):
                     crc.eq(crc32_step(crc ^ start, item.data)),
                 ]
                 with m.If(count == 2):
-                    m.d.sync += length[:8].eq(item.data)
+                    m.d.sync += length.eq(item.data + (HEADER_BYTES + CRC_BYTES))
                 with m.If(count == 3):
-                    m.d.sync += length[8:].eq(item.data)
+                    upper = len(count) - 8
+                    m.d.sync += [
+                        length[8:].eq(length[8:] + item.data[:upper]),
+                        beyond.eq(item.data[upper:].any()),
+                    ]
         return m

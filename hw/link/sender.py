@@ -54,15 +54,13 @@ class FrameSender(wiring.Component):
         code = Signal(ring.position_bits)       # where the block's length will stand
         position = Signal(ring.position_bits)   # of the next byte
         length = Signal(8)                      # of the block, its code included
-        used = Signal(ring.position_bits)
         room = Signal()
         crc = Signal(32)
         crc_bytes = Signal(range(CRC_BYTES))
         first = Signal()
         m.d.comb += [
             ring.limit.eq(code),
-            used.eq(position - ring.fetch),
-            room.eq(used != self._depth),
+            room.eq((position ^ ring.fetch) != self._depth),
         ]
 
         byte = Signal(8)

@@ -1,8 +1,10 @@
 """The endpoint against the golden peer: the same bytes in, the same answers and memory."""
 
+import struct
 import zlib
 
 import cocotb
+from cobs import cobs
 
 from benches.endpoint_setup import SESSION, Setup
 from systolith.hw.isa import ErrorCode, Queue
@@ -298,6 +300,28 @@ async def damaged_frames_do_nothing(dut):
     setup.rx.send(encode_frame(Command.WRITE, 0, words(0) + b"x", SESSION ^ 1))
     await setup.quiet()
     assert setup.data == before, "another session's frame was executed"
+
+
+@cocotb.test()
+async def frames_that_lie_about_their_length(dut):
+    """Their CRC fits, and they are dropped: also those whose length fits but for lost bits."""
+    setup = Setup(dut)
+    await setup.reset()
+    await setup.hello()
+    status = setup.frame(Command.STATUS, sequence=0)
+    bodies = [struct.pack("<BBH", Command.CRC, 0, stated & 0xFFFF) + words(0, 1, 0)
+              for stated in (0, 11, 13, 12 + 256, 12 + 512, 12 + 1024, 12 + 0x8000, -1)]
+    bodies += [b"", b"\5", b"\5\0", b"\5\0\0"]
+    # Seven bytes in all, of which the third and fourth state -1 in nine bits.
+    bodies += [body for body in (bytes((first, other, 255)) for first in range(2, 9)
+                                 for other in range(256))
+               if zlib.crc32(body, SESSION) & 0xFF == 1][:3]
+    for body in bodies:
+        frame = b"\0" + cobs.encode(body + words(zlib.crc32(body, SESSION))) + b"\0"
+        frames = await setup.exchange(frame)
+        assert frames == [Frame(REFUSED, 0, words(Refusal.RESEND))], body
+    [frame] = await setup.exchange(status)
+    assert frame.opcode == Command.STATUS | ANSWER
 
 
 @cocotb.test()
