@@ -35,6 +35,7 @@ LAYERS = {
     "slice": lambda b: b.slice("x", slice(3, 10), slice(1, 9, 2), slice(2, None)),
     "border": lambda b: b.pad("x", 1, 2, 0, 3),
     "upsampling": lambda b: b.upsample("x", 2, 3),
+    "one weight a channel": lambda b: b.conv("x", 12, (1, 1), groups=12),
     "bilinear upsampling": lambda b: b.conv(b.upsample_bilinear(b.conv("x", 10)), 6),
     "channel shuffle": lambda b: b.shuffle("x", 4),
     "transposed": lambda b: b.conv_transpose("x", 10, stride=(2, 2), padding=(1, 1, 1, 1),
