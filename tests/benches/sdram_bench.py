@@ -1,6 +1,6 @@
 """The SDRAM controller between random masters and the model of the chip, which checks its rules."""
 
-from itertools import zip_longest
+from itertools import pairwise, zip_longest
 
 import cocotb
 import numpy as np
@@ -161,6 +161,24 @@ async def reads_and_writes_take_turns(dut):
     await memory.writes.drained()
     await bench.ticks(100)
     same(memory)
+
+
+@cocotb.test()
+async def refreshes_come_often_enough(dut):
+    """None is more than tREFI behind the one before, so that rows cannot lag over many of them."""
+    memory = Memory(dut)
+    bench, model = memory.bench, memory.model
+    await memory.begin()
+    memory.read(0, 1)
+    await memory.received(1)
+    times = []
+    for _ in range(5):
+        count = model.refreshes
+        await bench.until(lambda: model.refreshes > count)  # noqa: B023
+        times.append(bench.cycle)
+    interval = bench.parameters["chip"]["tREFI"] * bench.parameters["clock"] / 1e9
+    assert all(0.99 * interval <= after - before <= interval
+               for before, after in pairwise(times)), f"{times}, every {interval}"
 
 
 def bursts_of(begin, row_bytes, row_step, rows, *, planes=1, plane_step=0, beat):
