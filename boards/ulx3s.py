@@ -24,4 +24,4 @@ def _board(size, multipliers):
 
 
 ULX3S_12F = _board("12F", 28)
-ULX3S_85F = _board("85F", 156)
+ULX3S_85F = _board("85F", 144)
