@@ -1,11 +1,12 @@
 """Several masters on one main memory port."""
 
-from amaranth import Cat, Const, Module, Mux, Signal
-from amaranth.lib import fifo, wiring
+from amaranth import Cat, Const, Module, Mux, ResetInserter, Signal
+from amaranth.lib import data, fifo, wiring
 from amaranth.lib.wiring import In, Out
 
 from .config import Config
 from .ports import MAX_BURST_BEATS, MemoryReadSignature, memory_write_signature
+from .slices import RegisterSlice
 
 __all__ = ["MemoryArbiter", "RoundRobin"]
 
@@ -42,7 +43,7 @@ class MemoryArbiter(wiring.Component):
     turn; it must not ask so without end.
 
     Requests and writes are held in a register before they reach the memory, so that the port sees
-    no request vanish, whatever is reset. A read still never overtakes a write that was accepted
+    no request vanish, whatever is reset; another one ends the logic of the readers. A read still never overtakes a write that was accepted
     before it.
 
     Parameters
@@ -110,6 +111,20 @@ class MemoryArbiter(wiring.Component):
         m.d.comb += self.writes_pending.eq(Mux(held, Const(1, len(self.writers)) << owner, 0))
         return held & ~port.ready
 
+    def _wish(self, m, index):
+        """A reader's requests, out of a register that is emptied when they are discarded."""
+        reader, discard = self.readers[index], self.discard[index]
+        wish = RegisterSlice(data.StructLayout({
+            "request": reader.request.payload.shape(), "hurry": 1}))
+        m.submodules[f"wish_{index}"] = ResetInserter(discard)(wish)
+        m.d.comb += [
+            wish.i.payload.request.eq(reader.request.payload),
+            wish.i.payload.hurry.eq(self.hurry[index]),
+            wish.i.valid.eq(reader.request.valid),
+            reader.request.ready.eq(wish.i.ready & ~discard),
+        ]
+        return wish.o
+
     def _reads(self, m, write_waits):
         port = self.memory_read
         count = len(self.readers)
@@ -122,8 +137,8 @@ class MemoryArbiter(wiring.Component):
         held = Signal()
         # A write that the memory has not taken yet and that was there before the held request.
         older_write = Signal()
-        requests = [reader.request.valid & ~self.discard[index]
-                    for index, reader in enumerate(self.readers)]
+        wishes = [self._wish(m, index) for index in range(count)]
+        requests = [wish.valid & ~self.discard[index] for index, wish in enumerate(wishes)]
         taken, accepted = Signal(), Signal()
         m.d.comb += [
             port.request.valid.eq(held & ~older_write),
@@ -132,7 +147,7 @@ class MemoryArbiter(wiring.Component):
             bursts.w_en.eq(accepted),
         ]
         hurried = Signal(count)
-        m.d.comb += hurried.eq(Cat(*requests) & self.hurry)
+        m.d.comb += hurried.eq(Cat(*requests) & Cat(wish.payload.hurry for wish in wishes))
         turn = RoundRobin(m, requests, accepted & ~hurried.any(), "reader")
         choice = Signal.like(turn.choice)
         m.d.comb += choice.eq(turn.choice)
@@ -148,14 +163,15 @@ class MemoryArbiter(wiring.Component):
         with m.Elif(~write_waits):
             m.d.sync += older_write.eq(0)
         with m.Switch(choice):
-            for index, reader in enumerate(self.readers):
+            for index, wish in enumerate(wishes):
+                request = wish.payload.request
                 with m.Case(index):
                     m.d.comb += [
-                        reader.request.ready.eq(taken & ~self.discard[index]),
-                        bursts.w_data.eq(Cat(Const(index, 3), reader.request.payload.beats - 1)),
+                        wish.ready.eq(taken),
+                        bursts.w_data.eq(Cat(Const(index, 3), request.beats - 1)),
                     ]
                     with m.If(accepted):
-                        m.d.sync += port.request.payload.eq(reader.request.payload)
+                        m.d.sync += port.request.payload.eq(request)
 
         owner, length = bursts.r_data[:3], bursts.r_data[3:]
         beat = Signal.like(length)

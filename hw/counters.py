@@ -72,19 +72,24 @@ class Counters(wiring.Component):
     def elaborate(self, platform):
         m = Module()
         values = {counter: getattr(self, counter_port(counter)) for counter in Counter}
+        # All of them a cycle late, which keeps the counters out of everybody's path.
+        late = {name: Signal.like(getattr(self, name), name=f"late_{name}") for name in (
+            "running", "active", "stall", "waiting", "retired", "marked", "weight_stall",
+            "read_beat", "written")}
+        m.d.sync += [signal.eq(getattr(self, name)) for name, signal in late.items()]
         increments = {
             Counter.CYCLES: 1,
-            Counter.BYTES_READ: Mux(self.read_beat, self._config.memory_bytes_per_beat, 0),
-            Counter.BYTES_WRITTEN: self.written,
-            Counter.ARRAY_WEIGHT: self.weight_stall,
+            Counter.BYTES_READ: Mux(late["read_beat"], self._config.memory_bytes_per_beat, 0),
+            Counter.BYTES_WRITTEN: late["written"],
+            Counter.ARRAY_WEIGHT: late["weight_stall"],
         }
         for queue in Queue:
-            for kind, events in (("ACTIVE", self.active), ("WAIT", self.waiting),
-                                 ("STALL", self.stall), ("RETIRED", self.retired)):
-                increments[Counter[f"{queue.name}_{kind}"]] = events[queue]
+            for kind, events in (("ACTIVE", "active"), ("WAIT", "waiting"), ("STALL", "stall"),
+                                 ("RETIRED", "retired")):
+                increments[Counter[f"{queue.name}_{kind}"]] = late[events][queue]
         with m.If(self.begin):
             m.d.sync += [value.eq(0) for value in values.values()]
-        with m.Elif(self.running):
+        with m.Elif(late["running"]):
             for counter, increment in increments.items():
                 m.d.sync += values[counter].eq(values[counter] + increment)
         m.d.sync += self.counter_value.eq(
@@ -96,9 +101,9 @@ class Counters(wiring.Component):
         for queue in Queue:
             serve = (waiting[queue] != 0) & ~served
             served |= waiting[queue] != 0
-            m.d.sync += waiting[queue].eq(waiting[queue] + self.marked[queue] - serve)
+            m.d.sync += waiting[queue].eq(waiting[queue] + late["marked"][queue] - serve)
         m.d.comb += [
-            self.pending.eq(Cat(waiting).any() | self.marked.any()),
+            self.pending.eq(Cat(waiting).any() | late["marked"].any() | self.marked.any()),
             self.mark.eq(Cat(waiting).any()),
         ]
         m.submodules.log = log = memory.Memory(

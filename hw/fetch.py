@@ -159,22 +159,25 @@ class Fetch(wiring.Component):
         queue = Signal(3)
         read_index = Signal.like(index)
         done = loading & (read_index == beats - 1)
-        wanted = [self.want[q] & (filled[q] != 0)
-                  & ~(loading & (queue == q)) & ~(self.beat_valid & (self.beat.queue == q))
-                  for q in range(_QUEUES)]
+        fetched = Signal()  # the word of `coming` is at the buffer's output
+        coming = Signal(data.StructLayout({
+            name: self.beat[name].shape() for name in ("queue", "index", "last")}))
+        wanted = [self.want[q] & (filled[q] != 0) & ~(loading & (queue == q))
+                  & ~(fetched & (coming.queue == q))
+                  & ~(self.beat_valid & (self.beat.queue == q)) for q in range(_QUEUES)]
         select = Signal()
         next_queue = RoundRobin(m, wanted, select, "deliver")
         m.d.comb += [
             select.eq((~loading | done) & Cat(*wanted).any()),
             read.addr.eq(Cat(read_index[:beat_bits], read_slot[queue], queue)),
             read.en.eq(loading),
-            self.beat.data.eq(read.data),
         ]
         m.d.sync += [
-            self.beat_valid.eq(loading),
-            self.beat.queue.eq(queue),
-            self.beat.index.eq(read_index),
-            self.beat.last.eq(done),
+            fetched.eq(loading),
+            coming.queue.eq(queue), coming.index.eq(read_index), coming.last.eq(done),
+            self.beat_valid.eq(fetched),
+            *(self.beat[name].eq(coming[name]) for name in ("queue", "index", "last")),
+            self.beat.data.eq(read.data),
         ]
         with m.If(loading):
             m.d.sync += read_index.eq(Mux(done, 0, read_index + 1))

@@ -109,7 +109,7 @@ class Head(wiring.Component):
         m = Module()
         bits = Signal(max(_end(cls) for cls in self._allowed))
         valid, wrong = Signal(), Signal()
-        self._receive(m, bits, valid, wrong)
+        received = self._receive(m, bits, valid, wrong)
 
         is_end = bits[:4] == Opcode.END
         header = data.StructLayout({field.name: field.width
@@ -124,21 +124,21 @@ class Head(wiring.Component):
         instruction = self.engine.instruction
         bad = wrong | self._absent(bits)
         m.d.comb += [
-            self.want.eq(~valid & ~self.ended),
+            self.want.eq(~valid & ~received & ~self.ended),
             self.idle.eq(in_flight == 0),
             # Thresholds once met stay met, so that the comparison may be a cycle old.
-            instruction.valid.eq(valid & met & ~bad & ~is_end & (in_flight != MAX_IN_FLIGHT)),
+            instruction.valid.eq(met & ~is_end & (in_flight != MAX_IN_FLIGHT)),
             instruction.payload.as_value().eq(
                 Cat(bits[:4] == Opcode.FILL, bits[_HEADER_BITS:])
                 if self._queue == Queue.LOAD else bits[_HEADER_BITS:]),
             issue.eq(instruction.valid & instruction.ready),
-            end.eq(valid & met & ~bad & is_end & self.idle),
+            end.eq(met & is_end & self.idle),
             self.waiting.eq(valid & ~bad & ~satisfied
                             & ~self.engine.active & ~self.engine.stall),
             self.stuck.eq(valid & ~bad & ~satisfied & self.idle),
             self.retire.eq(self.engine.retire | end),
         ]
-        m.d.sync += met.eq(valid & satisfied & ~issue & ~end)
+        m.d.sync += met.eq(valid & satisfied & ~bad & ~issue & ~end)
         with m.If(issue | end | self.clear):
             m.d.sync += valid.eq(0)
         with m.If(end):
@@ -168,30 +168,42 @@ class Head(wiring.Component):
         return m
 
     def _receive(self, m, bits, valid, wrong):
-        """Collects an instruction, and finds out whether its opcode and reserved bits are wrong."""
+        """Collects an instruction, and finds out whether its opcode and reserved bits are wrong.
+
+        Returns whether it is complete, and `valid` from the next cycle on.
+        """
         beat_bits = 8 * self._config.memory_bytes_per_beat
         beats = INSTRUCTION_BYTES * 8 // beat_bits
         word = self.beat.data
-        opcode = Signal(4)
-        m.d.comb += opcode.eq(Mux(self.beat.index == 0, word[:4], bits[:4]))
-        excess = Signal()
-        with m.Switch(opcode):
-            for cls in self._allowed:
-                with m.Case(cls.opcode), m.Switch(self.beat.index):
-                    for index in range(_end(cls) // beat_bits, beats):
-                        with m.Case(index):
-                            first = max(0, _end(cls) - index * beat_bits)
-                            m.d.comb += excess.eq(word[first:].any())
-            with m.Default():
-                m.d.comb += excess.eq(1)
         with m.If(self.beat_valid):
-            m.d.sync += wrong.eq(excess | (wrong & (self.beat.index != 0)))
             for index in range(-(-len(bits) // beat_bits)):
                 with m.If(self.beat.index == index):
                     part = bits[index * beat_bits:(index + 1) * beat_bits]
                     m.d.sync += part.eq(word)
-            with m.If(self.beat.last):
-                m.d.sync += valid.eq(1)
+
+        # A cycle later: is the part beyond what an instruction of this opcode has?
+        checked, first, last = Signal(), Signal(), Signal()
+        m.d.sync += [checked.eq(self.beat_valid), first.eq(self.beat.index == 0),
+                     last.eq(self.beat_valid & self.beat.last)]
+        excess = Signal()
+        beyond = {cls: Signal(name=f"beyond_{cls.__name__.lower()}") for cls in self._allowed}
+        for cls, signal in beyond.items():
+            m.d.sync += signal.eq(0)
+            with m.Switch(self.beat.index):
+                for index in range(_end(cls) // beat_bits, beats):
+                    with m.Case(index):
+                        m.d.sync += signal.eq(word[max(0, _end(cls) - index * beat_bits):].any())
+        with m.Switch(bits[:4]):
+            for cls, signal in beyond.items():
+                with m.Case(cls.opcode):
+                    m.d.comb += excess.eq(signal)
+            with m.Default():
+                m.d.comb += excess.eq(1)
+        with m.If(checked):
+            m.d.sync += wrong.eq(excess | (wrong & ~first))
+        with m.If(last):
+            m.d.sync += valid.eq(1)
+        return last
 
     def _absent(self, bits):
         """Whether the instruction needs a unit that the configuration leaves out."""

@@ -11,7 +11,7 @@ class Intake(wiring.Component):
     """Holds the next instruction until both the issue side and the weight loader have taken it.
 
     The loader, being ahead, takes it while the issue side still works on the one before. The next
-    instruction is accepted in the cycle in which the later of the two takes this one.
+    instruction is accepted when both have taken this one.
 
     Parameters
     ----------
@@ -49,8 +49,7 @@ class Intake(wiring.Component):
         held = Signal.like(self.held, reset_less=True)
         m.d.comb += [
             self.held.eq(held),
-            self.i.ready.eq(~self.is_wrong & (~self.issue.valid | self.issue.ready)
-                            & (~self.loader.valid | self.loader.ready)),
+            self.i.ready.eq(~self.is_wrong & ~self.issue.valid & ~self.loader.valid),
         ]
         for side in (self.issue, self.loader):
             with m.If(side.ready):

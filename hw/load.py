@@ -14,6 +14,7 @@ from .ports import (
     load_write_signature,
     scratchpad_write_signature,
 )
+from .slices import RegisterSlice
 
 __all__ = ["LOAD_LAYOUT", "LoadMover"]
 
@@ -69,21 +70,25 @@ class LoadMover(wiring.Component):
                 sink.payload.eq(queue.r_data), sink.valid.eq(queue.r_rdy),
                 queue.r_en.eq(sink.ready & sink.valid),
             ]
+        m.submodules.beats = beats = RegisterSlice(self.read.data.payload.shape())
+        m.submodules.words = words = RegisterSlice(packer.o.payload.shape())
+        wiring.connect(m, wiring.flipped(self.read.data), beats.i)
+        wiring.connect(m, packer.o, words.i)
         beat = Signal()
         m.d.comb += [
-            beat.eq(self.read.data.valid & self.read.data.ready),
+            beat.eq(beats.o.valid & beats.o.ready),
             requester.beat.eq(beat),
-            packer.i.payload.data.eq(self.read.data.payload),
+            packer.i.payload.data.eq(beats.o.payload),
             packer.i.payload.offset.eq(pieces.o.payload.offset),
             packer.i.payload.count.eq(pieces.o.payload.count),
             packer.i.payload.last.eq(pieces.o.payload.last),
-            packer.i.valid.eq(pieces.o.valid & self.read.data.valid),
-            pieces.o.ready.eq(self.read.data.valid & packer.i.ready),
-            self.read.data.ready.eq(pieces.o.valid & packer.i.ready),
+            packer.i.valid.eq(pieces.o.valid & beats.o.valid),
+            pieces.o.ready.eq(beats.o.valid & packer.i.ready),
+            beats.o.ready.eq(pieces.o.valid & packer.i.ready),
         ]
         wiring.connect(m, wiring.flipped(self.engine.instruction), requester.instruction)
         wiring.connect(m, requester.request, wiring.flipped(self.read.request))
-        wiring.connect(m, packer.o, writer.words)
+        wiring.connect(m, words.o, writer.words)
         wiring.connect(m, writer.write, wiring.flipped(self.write))
         wiring.connect(m, writer.load, wiring.flipped(self.load))
 

@@ -115,7 +115,7 @@ class LoadRequester(wiring.Component):
             plane_end.eq(row_end & (rows_left == 1)),
             finished.eq(plane_end & (planes_left == 1)),
             end.eq(before + chunk.length),
-            self.instruction.ready.eq(~valid | (taken & finished)),
+            self.instruction.ready.eq(~valid),
         ]
         with m.If(chunk.is_fill):
             m.d.comb += end_word.eq(end)

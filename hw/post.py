@@ -33,6 +33,7 @@ from .residual import (
     ADD_ZERO_STAGE,
     ResidualAdder,
 )
+from .slices import HoldRegister
 
 __all__ = ["RESULTS", "PostProcessor", "Stages"]
 
@@ -110,7 +111,11 @@ class PostProcessor(wiring.Component):
         m = Module()
         config, stages = self._config, Stages(self._config)
         m.submodules.issue = issue = PostIssue(config)
-        wiring.connect(m, wiring.flipped(self.engine), issue.engine)
+        m.submodules.next = following = HoldRegister(instruction_layout(Post))
+        wiring.connect(m, wiring.flipped(self.engine.instruction), following.i)
+        wiring.connect(m, following.o, issue.engine.instruction)
+        m.d.comb += [getattr(self.engine, name).eq(getattr(issue.engine, name))
+                     for name in ("retire", "error", "active", "stall")]
         wiring.connect(m, issue.array, wiring.flipped(self.array.request))
         wiring.connect(m, issue.operand_a, wiring.flipped(self.operand_a.request))
         if config.vector_taps:

@@ -14,6 +14,7 @@ from .ports import (
     instruction_layout,
     memory_write_signature,
 )
+from .slices import RegisterSlice
 
 __all__ = ["StoreMover"]
 
@@ -68,20 +69,24 @@ class StoreMover(wiring.Component):
         m.submodules.packer = packer = Packer(config.rows, config.memory_bytes_per_beat)
         m.submodules.row_queue = row_queue = fifo.SyncFIFOBuffered(
             width=_row_layout(config).size, depth=_ROWS_AHEAD)
+        m.submodules.beats = beats = RegisterSlice(packer.o.payload.shape())
         m.submodules.writer = writer = _Writer(config)
         wiring.connect(m, wiring.flipped(self.engine.instruction), rows.instruction)
         wiring.connect(m, words.read, wiring.flipped(self.read))
         wiring.connect(m, words.o, packer.i)
-        wiring.connect(m, packer.o, writer.beats)
+        wiring.connect(m, packer.o, beats.i)
+        wiring.connect(m, beats.o, writer.beats)
         wiring.connect(m, writer.write, wiring.flipped(self.write))
 
         # A row goes to the reading side and, with its destination, to the writing side.
+        m.submodules.walks = walks = RegisterSlice(words.i.payload.shape())
+        wiring.connect(m, walks.o, words.i)
         begin = Signal()
         m.d.comb += [
-            begin.eq(rows.o.valid & words.i.ready & row_queue.w_rdy),
-            rows.o.ready.eq(words.i.ready & row_queue.w_rdy),
-            words.i.valid.eq(begin),
-            words.i.payload.eq(rows.o.payload.words),
+            begin.eq(rows.o.valid & walks.i.ready & row_queue.w_rdy),
+            rows.o.ready.eq(walks.i.ready & row_queue.w_rdy),
+            walks.i.valid.eq(begin),
+            walks.i.payload.eq(rows.o.payload.words),
             row_queue.w_en.eq(begin),
             row_queue.w_data.eq(rows.o.payload.row),
             writer.rows.payload.eq(row_queue.r_data),
@@ -139,7 +144,7 @@ class _Rows(wiring.Component):
             extra_words.eq((fields.row_bytes - 1) >> word_bits),
             row_end.eq(fields.rows == 1),
             finished.eq(row_end & (fields.planes == 1)),
-            self.instruction.ready.eq(~valid | (taken & finished)),
+            self.instruction.ready.eq(~valid),
         ]
         with m.If(taken):
             m.d.sync += [

@@ -372,11 +372,11 @@ async def hanging_engines_meet_watchdog_and_cancel(dut):
 
 
 class Marks(Agent):
-    """Counts the log's pulses. `exact`: each comes as soon as it can, one a cycle."""
+    """Counts the log's pulses. `exact`: each comes as soon as it can, one a cycle, a cycle late."""
 
     def __init__(self, control, exact):
         self.control, self.exact = control, exact
-        self.pulses, self.owed = 0, 0
+        self.pulses, self.owed, self.retired = 0, 0, 0
         self.seen = dict.fromkeys(control.engines, 0)
         control.bench.add(self)
 
@@ -386,10 +386,11 @@ class Marks(Agent):
         if not self.exact:
             return
         assert pulse == (self.owed > 0), f"seed {self.control.bench.seed}"
-        self.owed -= pulse
+        self.owed += self.retired - pulse
+        self.retired = 0
         for queue, engine in self.control.engines.items():
             if engine.retired > self.seen[queue]:
-                self.owed += self.control.lists[queue][self.seen[queue]].mark
+                self.retired += self.control.lists[queue][self.seen[queue]].mark
             self.seen[queue] = engine.retired
 
 
