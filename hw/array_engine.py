@@ -132,9 +132,9 @@ class ArrayEngine(wiring.Component):
                              | (first & tile_ready & tile_wrong)),
             guard.address.eq(word),
             guard.issue.eq(issued),
-            request.valid.eq(nest.o.valid & ~wrong_address & ~guard.busy & (~first | tile_ready)),
+            request.valid.eq(nest.o.valid & (~first | tile_ready)),
             request.payload.eq(pixel.address),
-            issued.eq(request.valid & request.ready),
+            issued.eq(request.valid & request.ready & ~wrong_address & ~guard.busy),
             nest.o.ready.eq(issued),
             tile_taken.eq(issued & first),
         ]

@@ -118,17 +118,20 @@ class Fetch(wiring.Component):
                   for q in range(_QUEUES)]
         few = Signal(_QUEUES)  # less than half of the slots in use: these go first
         m.d.comb += few.eq(Cat(asking[q] & (reserved[q] < slots // 2) for q in range(_QUEUES)))
-        choose = Signal()
+        choose, chosen = Signal(), Signal()
         turn = RoundRobin(m, [Mux(few.any(), few[q], asking[q]) for q in range(_QUEUES)],
                           choose, "request")
+        choice = Signal(3)
         m.d.comb += [
-            choose.eq(~request & owners.w_rdy & Cat(*asking).any()),
-            owners.w_en.eq(choose), owners.w_data.eq(turn.choice),
+            choose.eq(~request & ~chosen & owners.w_rdy & Cat(*asking).any()),
+            owners.w_en.eq(chosen), owners.w_data.eq(choice),
         ]
+        m.d.sync += chosen.eq(choose)
         with m.If(choose):
-            m.d.sync += [request.eq(1), self.hurry.eq(few.any()),
-                         address.eq(following[turn.choice]),
-                         following[turn.choice].eq(following[turn.choice] + 1)]
+            m.d.sync += [choice.eq(turn.choice), self.hurry.eq(few.any())]
+        with m.If(chosen):
+            m.d.sync += [request.eq(1), address.eq(following[choice]),
+                         following[choice].eq(following[choice] + 1)]
         with m.If(self.described & (self.code == ErrorCode.NONE)):
             for q in range(_QUEUES):
                 m.d.sync += [following[q].eq(self.starts[q][_UNIT_BITS:]),
@@ -192,7 +195,7 @@ class Fetch(wiring.Component):
         for q in range(_QUEUES):
             out = delivered & (self.beat.queue == q)
             m.d.sync += [
-                reserved[q].eq(reserved[q] + (choose & (turn.choice == q)) - out),
+                reserved[q].eq(reserved[q] + (chosen & (choice == q)) - out),
                 filled[q].eq(filled[q] + (stored & (owner == q)) - out),
             ]
             m.d.comb += self.missing[q].eq(

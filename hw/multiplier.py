@@ -16,8 +16,8 @@ __all__ = ["MultiplierBudget", "demand", "has_multipliers", "registered_product"
 class MultiplierBudget:
     """The multipliers of a device, and whom they are for.
 
-    What costs most without them comes first: the wide products of the requantizers, the array,
-    then the residual adders, and the vector unit.
+    What costs most without them comes first: the wide products of the requantizers and of the
+    residual adders, then those of bytes in the array and in the vector unit.
 
     Parameters
     ----------
@@ -49,8 +49,8 @@ def demand(config: Config) -> dict[str, int]:
     of_requantizer = {24: 4, 18: 2, 16: 2, 0: 0}[config.multiplier_bits]
     return {
         "requantizer": of_requantizer * config.lanes,
-        "array": config.multipliers,
         "residual": 4 * config.lanes if config.residual else 0,
+        "array": config.multipliers,
         "vector": config.rows * config.vector_taps,
     }
 

@@ -72,7 +72,8 @@ def memory_write_signature(config: Config) -> stream.Signature:
 
 class ScratchpadReadSignature(wiring.Signature):
     """Reads of scratchpad words: `data` belongs to the request accepted `SCRATCHPAD_LATENCY`
-    cycles ago and cannot be held back. Addresses are checked by the initiator."""
+    cycles ago and cannot be held back. The initiator looks at no data of an address that it has not
+    checked; it may ask before it knows, as reading changes nothing."""
 
     def __init__(self, config: Config):
         super().__init__({
@@ -90,7 +91,8 @@ def scratchpad_write_signature(config: Config) -> stream.Signature:
 
 class AccumulatorReadSignature(wiring.Signature):
     """Reads of accumulator words (`lanes` int32 values): data `ACCUMULATOR_LATENCY` cycles after
-    acceptance. A read is refused while the accumulating side uses the same half."""
+    acceptance. A read is refused while the accumulating side uses the same half. As for the
+    scratchpad, one may ask before it is known whether the address is right."""
 
     def __init__(self, lanes: int, words: int):
         super().__init__({

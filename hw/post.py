@@ -67,7 +67,7 @@ class PostProcessor(wiring.Component):
     An item (those channels) is issued when its reads are accepted and there is room for its result;
     from then on the pipeline runs freely, so that refused reads and refused writes lose nothing and
     stop nothing in flight. Words of operand b are read ahead, also across instructions, and
-    instructions follow each other without a bubble.
+    instructions follow each other with one cycle between them.
 
     Instructions are checked before they begin: DECODE for an absent unit (VECTOR without
     `vector_taps`, `use_table` without `table`, `use_add` or PRODUCT without `residual`), LENGTH for
@@ -207,7 +207,7 @@ class PostProcessor(wiring.Component):
         m.submodules.operands = cells = memory.Memory(
             shape=8 * self._config.rows, depth=OPERANDS, init=[])
         write, read = cells.write_port(), cells.read_port(domain="comb")
-        arriving = self.operand_b.request.valid & self.operand_b.request.ready
+        arriving = self._issue.read_b
         for k in range(SCRATCHPAD_LATENCY):
             delayed = Signal(name=f"arriving_{k + 1}")
             m.d.sync += delayed.eq(arriving)
@@ -337,6 +337,8 @@ class PostProcessor(wiring.Component):
         issued = Signal(range(2 * RESULTS))
         computed = Signal(range(2 * RESULTS))
         taken = Signal(range(2 * RESULTS))
+        held = Signal(range(RESULTS + 1))  # issued and not taken
+        room = Signal(init=1)
         valid = Signal()
         take = Signal()
         for cells, count, enable, value in (
@@ -353,10 +355,14 @@ class PostProcessor(wiring.Component):
             else:
                 data = read.data
         m.d.comb += [
-            self._issue.room.eq((issued - taken)[:len(taken)] != RESULTS),
+            self._issue.room.eq(room),
             take.eq((computed != taken) & (~valid | self.write.ready)),
         ]
-        m.d.sync += taken.eq(taken + take)
+        m.d.sync += [taken.eq(taken + take), held.eq(held + self._issue.issued - take)]
+        with m.If(self._issue.issued & ~take):
+            m.d.sync += room.eq(held != RESULTS - 1)
+        with m.Elif(take & ~self._issue.issued):
+            m.d.sync += room.eq(1)
         with m.If(take):
             m.d.sync += valid.eq(1)
         with m.Elif(self.write.ready):

@@ -46,6 +46,8 @@ class PostIssue(wiring.Component):
         As of `PostProcessor`, which documents the checks.
     array, vector, operand_a, operand_b : Out
         Streams of read requests.
+    read_b : Out
+        A word of operand b is read in this cycle.
     room : In
         Another item may be issued. It stays set until one is.
     popped : In
@@ -76,7 +78,7 @@ class PostIssue(wiring.Component):
             members["vector"] = Out(stream.Signature(
                 range(2 * config.vector_accumulator_words)))
         if config.residual:
-            members["operand_b"] = Out(words)
+            members |= {"operand_b": Out(words), "read_b": Out(1)}
         super().__init__(members)
 
     def elaborate(self, platform):
@@ -105,7 +107,9 @@ class PostIssue(wiring.Component):
                                     i.destination_step_1)
         m.d.comb += nest.i.valid.eq(self.begin)
         b_ready, b_there, b_wrong = self._read_ahead(m, i, started & free)
-        m.d.comb += self.begin.eq(started & free & nest.i.ready & b_ready)
+        # An instruction begins when the one before has ended, and not in the cycle of its last item,
+        # which would make the begin of one depend on the reads of another.
+        m.d.comb += self.begin.eq(started & free & ~nest.o.valid & b_ready)
 
         item_wrong = self._walk(m, i, nest, b_there)
         starved = self.item.use_b & ~b_there & b_wrong
@@ -178,12 +182,13 @@ class PostIssue(wiring.Component):
         buffered = Signal(range(OPERANDS + 1))  # requested and not popped
         there = Signal(range(OPERANDS + 1))     # requested and not issued with an item
         outside = self._outside(nest.o.p.address, self._config.scratchpad_words)
-        accepted = self.operand_b.valid & self.operand_b.ready
+        accepted = self.read_b
         m.d.comb += self._load_nest(nest, i, i.operand_b, i.operand_b_step_0, i.operand_b_step_1)
         m.d.comb += [
-            nest.i.valid.eq(started & wanted & ~taken),
+            nest.i.valid.eq(started & wanted & ~taken & ~nest.o.valid),
             self.operand_b.p.eq(nest.o.p.address),
-            self.operand_b.valid.eq(nest.o.valid & ~outside & (buffered != OPERANDS)),
+            self.operand_b.valid.eq(nest.o.valid & (buffered != OPERANDS)),
+            accepted.eq(self.operand_b.valid & self.operand_b.ready & ~outside),
             nest.o.ready.eq(accepted),
         ]
         m.d.sync += [
@@ -192,9 +197,9 @@ class PostIssue(wiring.Component):
         ]
         with m.If(self.begin):
             m.d.sync += taken.eq(0)
-        with m.Elif(nest.i.valid & nest.i.ready):
+        with m.Elif(nest.i.valid):
             m.d.sync += taken.eq(1)
-        return ~wanted | taken | nest.i.ready, there != 0, nest.o.valid & outside
+        return ~wanted | taken | ~nest.o.valid, there != 0, nest.o.valid & outside
 
     def _walk(self, m, i, nest, b_there):
         """Items of the instruction begun last. Returns whether the current one cannot be done."""
@@ -248,10 +253,9 @@ class PostIssue(wiring.Component):
                 selected |= source == PostSource.PRODUCT
             m.d.comb += [
                 request.p.eq(address),
-                request.valid.eq(selected & nest.o.valid & ~wrong & self.room
-                                 & (~use_b | b_there)),
+                request.valid.eq(selected & nest.o.valid & self.room & (~use_b | b_there)),
             ]
-            with m.If(request.valid & request.ready):
+            with m.If(request.valid & request.ready & ~wrong):
                 m.d.comb += self.issued.eq(1)
 
         m.d.comb += nest.o.ready.eq(self.issued & word_end)

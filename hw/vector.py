@@ -237,10 +237,9 @@ class VectorUnit(wiring.Component):
                              | (needs_weights & weights_ready & weights_wrong)),
             guard.address.eq(target),
             guard.issue.eq(issued & emits),
-            request.valid.eq(nest.o.valid & ~wrong_address & ~(emits & guard.busy)
-                             & (~needs_weights | weights_ready)),
+            request.valid.eq(nest.o.valid & (~needs_weights | weights_ready)),
             request.payload.eq(o.address),
-            issued.eq(request.valid & request.ready),
+            issued.eq(request.valid & request.ready & ~wrong_address & ~(emits & guard.busy)),
             nest.o.ready.eq(issued),
             weights_taken.eq(issued & needs_weights),
         ]
