@@ -34,7 +34,7 @@ class Packer(wiring.Component):
 
     Sustains a piece a cycle or a word a cycle, whichever is the bottleneck. There is a
     combinational path from `o.ready` to `i.ready`, and none from `i` to `o`: a word appears on `o`
-    in the cycle after its last byte was accepted.
+    two cycles after its last byte was accepted.
 
     Parameters
     ----------
@@ -71,28 +71,20 @@ class Packer(wiring.Component):
         slots, blocks = size // outputs, size // inputs
         input_bits, output_bits = _log2(inputs), _log2(outputs)
 
-        begun = Signal()            # the row has bytes already
+        # Where a piece goes, and its bytes turned to their places ...
+        begun = Signal()                # the row has bytes already
         filled = Signal(output_bits)    # bytes of the slot being filled
         write_slot = Signal(range(slots))
-        read_slot = Signal(range(slots))
-        finished = Signal(range(slots + 1))  # words that wait on the output
-
         place = Signal(output_bits)
         end = Signal(range(outputs + inputs))
         touched = Signal(range(slots + 2))  # slots that the piece writes to
         advance = Signal(range(slots + 2))  # slots that it completes
-        accept, deliver = Signal(), Signal()
         m.d.comb += [
             place.eq(Mux(begun, filled, piece.start)),
             end.eq(place + piece.count),
             touched.eq((end + outputs - 1) >> output_bits),
             advance.eq(Mux(piece.last, touched, end >> output_bits)),
-            self.i.ready.eq(finished - deliver + touched <= slots),
-            accept.eq(self.i.valid & self.i.ready),
-            deliver.eq(self.o.valid & self.o.ready),
-            self.o.valid.eq(finished != 0),
         ]
-
         # Byte `offset` goes to ring position `place`: rotate within the input's width, then each
         # rotated byte has one block of the ring to go to.
         position = Cat(place, write_slot)
@@ -103,34 +95,58 @@ class Packer(wiring.Component):
         for k in range(input_bits):
             rotated = Mux(turn[k], rotated.rotate_left(8 << k), rotated)
             mask = Mux(lane_place[k], mask.rotate_left(1 << k), mask)
-        lane_data, lane_mask = Signal(8 * inputs), Signal(inputs)
-        m.d.comb += [lane_data.eq(rotated), lane_mask.eq(mask)]
+
+        # ... are held until the ring has room for them.
+        held = Signal()
+        accept, deliver = Signal(), Signal()
+        turned = Signal(data.StructLayout({
+            "data": 8 * inputs, "mask": inputs, "blocks": data.ArrayLayout(range(blocks), inputs),
+            "slot": range(slots), "final_slot": range(slots), "end": output_bits + 1,
+            "touched": touched.shape(), "advance": advance.shape(), "last": 1}), reset_less=True)
+        m.d.comb += self.i.ready.eq(~held | accept)
+        with m.If(self.i.ready):
+            m.d.sync += [
+                held.eq(self.i.valid),
+                turned.data.eq(rotated),
+                turned.mask.eq(mask),
+                *(turned.blocks[lane].eq(block_place + (lane_place > lane))
+                  for lane in range(inputs)),
+                turned.slot.eq(write_slot),
+                turned.final_slot.eq(write_slot + touched - 1),
+                turned.end.eq(((end - 1) & (outputs - 1)) + 1),
+                turned.touched.eq(touched),
+                turned.advance.eq(advance),
+                turned.last.eq(piece.last),
+            ]
+            with m.If(self.i.valid):
+                m.d.sync += [begun.eq(~piece.last), filled.eq(end),
+                             write_slot.eq(write_slot + advance)]
+
+        finished = Signal(range(slots + 1))  # words that wait on the output
+        read_slot = Signal(range(slots))
+        m.d.comb += [
+            accept.eq(held & (finished - deliver + turned.touched <= slots)),
+            deliver.eq(self.o.valid & self.o.ready),
+            self.o.valid.eq(finished != 0),
+        ]
+        m.d.sync += finished.eq(finished - deliver + Mux(accept, turned.advance, 0))
+        with m.If(deliver):
+            m.d.sync += read_slot.eq(read_slot + 1)
+
         ring = [[Signal(8, name=f"byte_{block}_{lane}") for lane in range(inputs)]
                 for block in range(blocks)]
-        with m.If(accept):
-            for lane in range(inputs):
-                target = Signal(range(blocks), name=f"block_{lane}")
-                m.d.comb += target.eq(block_place + (lane_place > lane))
-                for block in range(blocks):
-                    with m.If(lane_mask[lane] & (target == block)):
-                        m.d.sync += ring[block][lane].eq(lane_data.word_select(lane, 8))
-
         ends = [Signal(output_bits + 1, name=f"end_{slot}") for slot in range(slots)]
         lasts = [Signal(name=f"last_{slot}") for slot in range(slots)]
         with m.If(accept):
-            final_slot = Signal(range(slots))
-            m.d.comb += final_slot.eq(write_slot + touched - 1)
+            for lane in range(inputs):
+                for block in range(blocks):
+                    with m.If(turned.mask[lane] & (turned.blocks[lane] == block)):
+                        m.d.sync += ring[block][lane].eq(turned.data.word_select(lane, 8))
             for slot in range(slots):
-                with m.If(final_slot == slot):
-                    m.d.sync += [ends[slot].eq(((end - 1) & (outputs - 1)) + 1),
-                                 lasts[slot].eq(piece.last)]
-                with m.Elif(((slot - write_slot) & (slots - 1)) < touched):
+                with m.If(turned.final_slot == slot):
+                    m.d.sync += [ends[slot].eq(turned.end), lasts[slot].eq(turned.last)]
+                with m.Elif(((slot - turned.slot) & (slots - 1)) < turned.touched):
                     m.d.sync += lasts[slot].eq(0)
-            m.d.sync += [begun.eq(~piece.last), filled.eq(end),
-                         write_slot.eq(write_slot + advance)]
-        m.d.sync += finished.eq(finished - deliver + Mux(accept, advance, 0))
-        with m.If(deliver):
-            m.d.sync += read_slot.eq(read_slot + 1)
 
         flat = [byte for block in ring for byte in block]
         with m.Switch(read_slot):

@@ -43,8 +43,8 @@ class MemoryArbiter(wiring.Component):
     turn; it must not ask so without end.
 
     Requests and writes are held in a register before they reach the memory, so that the port sees
-    no request vanish, whatever is reset; another one ends the logic of the readers. A read still never overtakes a write that was accepted
-    before it.
+    no request vanish, whatever is reset; another one ends the logic of the readers. A read still
+    never overtakes a write that was accepted before it.
 
     Parameters
     ----------

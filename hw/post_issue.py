@@ -107,8 +107,8 @@ class PostIssue(wiring.Component):
                                     i.destination_step_1)
         m.d.comb += nest.i.valid.eq(self.begin)
         b_ready, b_there, b_wrong = self._read_ahead(m, i, started & free)
-        # An instruction begins when the one before has ended, and not in the cycle of its last item,
-        # which would make the begin of one depend on the reads of another.
+        # It begins when the one before has ended, and not in the cycle of the last item, where it
+        # would depend on whether that can be read.
         m.d.comb += self.begin.eq(started & free & ~nest.o.valid & b_ready)
 
         item_wrong = self._walk(m, i, nest, b_there)

@@ -6,6 +6,7 @@ from amaranth.lib.wiring import In, Out
 
 from ..config import Config
 from ..ports import MAX_BURST_BEATS, MemoryReadSignature, memory_write_signature
+from ..slices import RegisterSlice
 
 __all__ = ["ByteReader", "ByteWriter"]
 
@@ -53,13 +54,20 @@ class ByteReader(wiring.Component):
     def elaborate(self, platform):
         m = Module()
         left = Signal.like(self.request.payload.length)    # bytes not delivered yet
+        m.submodules.bytes = delivered = RegisterSlice(
+            data.StructLayout({"data": 8, "last": 1}))
+        self._bytes = out = delivered.i
         m.d.comb += [
             self.request.ready.eq(left == 0),
-            self.last.eq(left == 1),
+            out.payload.last.eq(left == 1),
+            self.o.valid.eq(delivered.o.valid),
+            self.o.payload.eq(delivered.o.payload.data),
+            self.last.eq(delivered.o.payload.last),
+            delivered.o.ready.eq(self.o.ready),
         ]
         with m.If(self.request.valid & self.request.ready):
             m.d.sync += left.eq(self.request.payload.length)
-        with m.If(self.o.valid & self.o.ready):
+        with m.If(self._bytes.valid & self._bytes.ready):
             m.d.sync += left.eq(left - 1)
         if self._beats == 1:
             self._beat_by_beat(m, left)
@@ -80,8 +88,8 @@ class ByteReader(wiring.Component):
             self.read.request.payload.beats.eq(1),
             self.read.request.valid.eq((left != 0) & ~full & ~asked),
             self.read.data.ready.eq(~full),
-            self.o.valid.eq(full),
-            self.o.payload.eq(word.word_select(place[:lane_bits], 8)),
+            self._bytes.valid.eq(full),
+            self._bytes.payload.data.eq(word.word_select(place[:lane_bits], 8)),
         ]
         with m.If(self.request.valid & self.request.ready):
             m.d.sync += place.eq(self.request.payload.address)
@@ -89,9 +97,9 @@ class ByteReader(wiring.Component):
             m.d.sync += asked.eq(1)
         with m.If(self.read.data.valid & self.read.data.ready):
             m.d.sync += [word.eq(self.read.data.payload), full.eq(1), asked.eq(0)]
-        with m.If(self.o.valid & self.o.ready):
+        with m.If(self._bytes.valid & self._bytes.ready):
             m.d.sync += place.eq(place + 1)
-            with m.If(place[:lane_bits].all() | self.last):
+            with m.If(place[:lane_bits].all() | self._bytes.payload.last):
                 m.d.sync += full.eq(0)
 
     def _ahead(self, m, left):
@@ -119,11 +127,11 @@ class ByteReader(wiring.Component):
             m.d.sync += [beat.eq(beat + count), asked_for.eq(asked_for - count)]
 
         m.d.comb += [
-            self.o.valid.eq(beats.r_rdy & (left != 0)),
-            self.o.payload.eq(beats.r_data.word_select(lane, 8)),
+            self._bytes.valid.eq(beats.r_rdy & (left != 0)),
+            self._bytes.payload.data.eq(beats.r_data.word_select(lane, 8)),
         ]
-        with m.If(self.o.valid & self.o.ready):
-            m.d.comb += beats.r_en.eq((lane == width - 1) | self.last)
+        with m.If(self._bytes.valid & self._bytes.ready):
+            m.d.comb += beats.r_en.eq((lane == width - 1) | self._bytes.payload.last)
             m.d.sync += lane.eq(lane + 1)
         taken = Mux(self.read.request.valid & self.read.request.ready, count, 0)
         m.d.sync += free.eq(free - taken + beats.r_en)

@@ -5,6 +5,7 @@ from amaranth.lib import data, stream, wiring
 from amaranth.lib.wiring import In, Out
 
 from ..protocol import CRC_BYTES, DELIMITER, HEADER_BYTES, MAX_FRAME, Command
+from ..slices import RegisterSlice
 from .crc import CRC_RESIDUE, crc32_step
 from .ring import ByteRing
 
@@ -92,7 +93,9 @@ class FrameReceiver(wiring.Component):
         m.submodules.decoder = decoder = CobsDecoder()
         m.submodules.ring = ring = ByteRing(self._depth)
         wiring.connect(m, wiring.flipped(self.rx), decoder.i)
-        wiring.connect(m, ring.o, wiring.flipped(self.o))
+        m.submodules.bytes = delivered = RegisterSlice(8)
+        wiring.connect(m, ring.o, delivered.i)
+        wiring.connect(m, delivered.o, wiring.flipped(self.o))
 
         item = decoder.o.payload
         position = Signal(ring.position_bits)   # of the next byte

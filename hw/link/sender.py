@@ -5,6 +5,7 @@ from amaranth.lib import data, stream, wiring
 from amaranth.lib.wiring import In, Out
 
 from ..protocol import CRC_BYTES, DELIMITER, Command
+from ..slices import RegisterSlice
 from .crc import crc32_step
 from .ring import ByteRing
 
@@ -50,6 +51,9 @@ class FrameSender(wiring.Component):
         m = Module()
         m.submodules.ring = ring = ByteRing(self._depth)
         wiring.connect(m, ring.o, wiring.flipped(self.tx))
+        m.submodules.bytes = taken = RegisterSlice(self.i.payload.shape())
+        wiring.connect(m, wiring.flipped(self.i), taken.i)
+        source = taken.o
 
         code = Signal(ring.position_bits)       # where the block's length will stand
         position = Signal(ring.position_bits)   # of the next byte
@@ -71,7 +75,7 @@ class FrameSender(wiring.Component):
 
         with m.FSM():
             # Behind a frame, position and code are the same.
-            with m.State("DELIMITER"), m.If(self.i.valid & room):
+            with m.State("DELIMITER"), m.If(source.valid & room):
                 m.d.comb += [ring.write_enable.eq(1), ring.write_data.eq(DELIMITER)]
                 m.d.sync += [code.eq(position + 1), position.eq(position + 1), first.eq(1)]
                 m.next = "CODE"
@@ -84,9 +88,9 @@ class FrameSender(wiring.Component):
                     m.d.comb += close.eq(room)
                 with m.Else():
                     m.d.comb += [
-                        byte.eq(self.i.payload.data),
-                        put.eq(self.i.valid & room),
-                        self.i.ready.eq(room),
+                        byte.eq(source.payload.data),
+                        put.eq(source.valid & room),
+                        source.ready.eq(room),
                     ]
                     with m.If(put):
                         # Before a frame the register is 0, so that the start value is added.
@@ -96,7 +100,7 @@ class FrameSender(wiring.Component):
                             crc.eq(crc32_step(crc ^ start, byte)),
                             crc_bytes.eq(0),
                         ]
-                        with m.If(self.i.payload.last):
+                        with m.If(source.payload.last):
                             m.next = "CRC"
             with m.State("CRC"):
                 with m.If(length == _BLOCK):
