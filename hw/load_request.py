@@ -179,19 +179,20 @@ class LoadRequester(wiring.Component):
         beat_bytes = config.memory_bytes_per_beat
         beat_bits = _log2(beat_bytes)
 
+        # What the chunk touches, and whether it may.
         valid = Signal()
         chunk = Signal.like(walk["chunk"])
         first, row_end, final = Signal(), Signal(), Signal()
         end_word = Signal(_ROW_BITS)
-        moved = Signal()
-        m.d.comb += walk["taken"].eq(walk["valid"] & (~valid | moved))
+        taken = Signal()  # by the last stage
+        m.d.comb += walk["taken"].eq(walk["valid"] & (~valid | taken))
         with m.If(walk["taken"]):
             m.d.sync += [
                 valid.eq(1), chunk.eq(walk["chunk"]), first.eq(walk["first"]),
                 row_end.eq(walk["row_end"]), final.eq(walk["final"]),
                 end_word.eq(walk["end_word"]),
             ]
-        with m.Elif(moved):
+        with m.Elif(taken):
             m.d.sync += valid.eq(0)
 
         outside = Signal()
@@ -202,57 +203,72 @@ class LoadRequester(wiring.Component):
                 if words < 1 << _ADDRESS_BITS:  # in the largest memory addresses wrap
                     with m.Case(target), m.If(chunk.address + end_word >= words):
                         m.d.comb += outside.eq(1)
+
+        # Checked: it goes to the data side when there is room, and is asked for.
+        there, good = Signal(), Signal()
         code = Signal(ErrorCode)
-        m.d.comb += code.eq(Mux(chunk.code != ErrorCode.NONE, chunk.code,
-                                Mux(outside, ErrorCode.ADDRESS, ErrorCode.NONE)))
-        with m.If(valid):
+        beat_address = Signal(32 - beat_bits)
+        beats = Signal(range((1 << _LENGTH_BITS) // beat_bytes + 3))
+        is_first = Signal()
+        row, piece = self.rows.payload, self.chunks.payload
+        moved = Signal()
+        m.d.comb += taken.eq(valid & (~there | moved))
+        with m.If(taken):
+            checked = Mux(chunk.code != ErrorCode.NONE, chunk.code,
+                          Mux(outside, ErrorCode.ADDRESS, ErrorCode.NONE))
+            m.d.sync += [
+                there.eq(1), code.eq(checked), good.eq(checked == ErrorCode.NONE),
+                beat_address.eq(chunk.source[beat_bits:]),
+                beats.eq((chunk.source[:beat_bits] + chunk.length + beat_bytes - 1) >> beat_bits),
+                is_first.eq(first),
+                piece.offset.eq(chunk.source[:beat_bits]), piece.length.eq(chunk.length),
+                piece.last.eq(row_end),
+                row.is_fill.eq(chunk.is_fill), row.target.eq(chunk.target),
+                row.address.eq(chunk.address), row.value.eq(chunk.value),
+                row.words.eq(chunk.length), row.final.eq(final),
+            ]
+        with m.Elif(moved):
+            m.d.sync += [there.eq(0), good.eq(0)]
+        with m.If(there):
             m.d.comb += self.error.eq(code)
 
         asking = Signal()
-        beat_address = Signal(32 - beat_bits)
-        beats_left = Signal(range((1 << _LENGTH_BITS) // beat_bytes + 3))
-        burst = Signal(range(LOAD_BURST_BEATS + 1))
         asked = Signal()  # the chunk's last burst was accepted
-        free = ~asking | asked
-        good = valid & (code == ErrorCode.NONE)
         m.d.comb += [
-            self.chunks.payload.offset.eq(chunk.source[:beat_bits]),
-            self.chunks.payload.length.eq(chunk.length),
-            self.chunks.payload.last.eq(row_end),
-            self.rows.payload.is_fill.eq(chunk.is_fill),
-            self.rows.payload.target.eq(chunk.target),
-            self.rows.payload.address.eq(chunk.address),
-            self.rows.payload.value.eq(chunk.value),
-            self.rows.payload.words.eq(chunk.length),
-            self.rows.payload.final.eq(final),
-            moved.eq(good & (self.rows.ready | ~first)
-                     & (chunk.is_fill | (free & self.chunks.ready))),
-            self.rows.valid.eq(moved & first),
-            self.chunks.valid.eq(moved & ~chunk.is_fill),
-            self.passed.eq(moved & row_end & final),
-            self.busy.eq(walk["valid"] | valid | asking),
+            moved.eq(good & (self.rows.ready | ~is_first)
+                     & (row.is_fill | ((~asking | asked) & self.chunks.ready))),
+            self.rows.valid.eq(moved & is_first),
+            self.chunks.valid.eq(moved & ~row.is_fill),
+            self.passed.eq(moved & piece.last & row.final),
+            self.busy.eq(walk["valid"] | valid | there | asking),
         ]
 
+        next_address = Signal.like(beat_address)
+        beats_left = Signal.like(beats)
+        last_burst = Signal()
+        burst = Signal(range(LOAD_BURST_BEATS + 1))
         outstanding = Signal(range(LOAD_WINDOW_BEATS + 1))
         accepted = Signal()
         m.d.comb += [
-            burst.eq(Mux(beats_left > LOAD_BURST_BEATS, LOAD_BURST_BEATS, beats_left)),
+            burst.eq(Mux(last_burst, beats_left, LOAD_BURST_BEATS)),
             self.request.valid.eq(
                 asking & (outstanding <= LOAD_WINDOW_BEATS - LOAD_BURST_BEATS)),
-            self.request.payload.address.eq(beat_address << beat_bits),
+            self.request.payload.address.eq(next_address << beat_bits),
             self.request.payload.beats.eq(burst),
             accepted.eq(self.request.valid & self.request.ready),
-            asked.eq(accepted & (beats_left == burst)),
+            asked.eq(accepted & last_burst),
         ]
         m.d.sync += outstanding.eq(outstanding + Mux(accepted, burst, 0) - self.beat)
         with m.If(accepted):
-            m.d.sync += [beat_address.eq(beat_address + burst), beats_left.eq(beats_left - burst)]
+            m.d.sync += [
+                next_address.eq(next_address + LOAD_BURST_BEATS),
+                beats_left.eq(beats_left - LOAD_BURST_BEATS),
+                last_burst.eq(beats_left <= 2 * LOAD_BURST_BEATS),
+            ]
         with m.If(asked):
             m.d.sync += asking.eq(0)
-        with m.If(moved & ~chunk.is_fill):
+        with m.If(moved & ~row.is_fill):
             m.d.sync += [
-                asking.eq(1),
-                beat_address.eq(chunk.source[beat_bits:]),
-                beats_left.eq((chunk.source[:beat_bits] + chunk.length + beat_bytes - 1)
-                              >> beat_bits),
+                asking.eq(1), next_address.eq(beat_address), beats_left.eq(beats),
+                last_burst.eq(beats <= LOAD_BURST_BEATS),
             ]

@@ -87,14 +87,17 @@ class PostIssue(wiring.Component):
         self._wide = max(self._config.columns // self._config.rows, 1)
 
         # Instructions: checked, then begun when the walk of the one before ends.
-        wrong = self._check(m, i)
+        wrong = Signal(ErrorCode)
+        checked = Signal()
+        m.d.sync += [wrong.eq(self._check(m, i)), checked.eq(
+            self.engine.instruction.valid & ~self.engine.instruction.ready)]
         error = Signal(ErrorCode)
         in_flight = Signal(range(slots(self._config) + 1))
         free = Signal()
-        started = self.engine.instruction.valid & (wrong == ErrorCode.NONE)
+        started = checked & (wrong == ErrorCode.NONE)
         m.d.comb += [
             free.eq((in_flight != slots(self._config)) & (error == ErrorCode.NONE)),
-            self.engine.instruction.ready.eq(Mux(
+            self.engine.instruction.ready.eq(checked & Mux(
                 wrong == ErrorCode.NONE, self.begin,
                 (in_flight == 0) & (error == ErrorCode.NONE))),
             self.engine.retire.eq(self.retired),

@@ -24,13 +24,13 @@ MULTIPLIER_STAGE = 2
 ROUNDING_STAGE = 3
 """Cycles from an accumulator to the cycle in which its rounding constant is taken."""
 
-ZERO_STAGE = 9
+ZERO_STAGE = 10
 """Cycles from an accumulator to the cycle in which the zero point is taken."""
 
-CLAMP_STAGE = 10
+CLAMP_STAGE = 11
 """Cycles from an accumulator to the cycle in which the bounds are taken."""
 
-REQUANTIZE_LATENCY = 11
+REQUANTIZE_LATENCY = 12
 """Cycles from an accumulator to its int8 value."""
 
 _SHIFT_STAGE = 6
@@ -195,13 +195,13 @@ class Requantizer(wiring.Component):
         return 31 + max(self._bits, 1)
 
     def _shift_and_round(self, m, total, shift):
-        """Stages 5 to 8: the quotient's magnitude, 256 standing for more, whether it is rounded up,
+        """Stages 5 to 9: the quotient's magnitude, 256 standing for more, whether it is rounded up,
         and its sign."""
         product = Signal(self.product_width)
-        signs = [Signal(name=f"sign_{stage}") for stage in range(6, 10)]
+        signs = [Signal(name=f"sign_{stage}") for stage in range(6, 11)]
         with m.If(self.enable[5]):
             m.d.sync += [product.eq(abs(total)), signs[0].eq(total < 0)]
-        for stage in range(6, 9):
+        for stage in range(6, 10):
             with m.If(self.enable[stage]):
                 m.d.sync += signs[stage - 5].eq(signs[stage - 6])
 
@@ -238,26 +238,30 @@ class Requantizer(wiring.Component):
             ]
 
         q, f = quotient[fraction:], quotient[:fraction]
-        magnitude = Signal(9)
-        up = Signal()
+        whole = Signal(9)
+        is_odd, half, exact = Signal(), Signal(), Signal()
         tie = Signal()
-        half = f[-1]
+        with m.If(self.enable[8]):
+            m.d.sync += [whole.eq(Mux(over, 256, q)), is_odd.eq(q[0] & ~over),
+                         half.eq(f[-1] & ~over), exact.eq(~sticky)]
         if fraction == 1:
-            m.d.comb += tie.eq(half & ~sticky)
+            m.d.comb += tie.eq(half & exact)
         else:
             # With L = bit length of q and D = f - 2^24, a tie is -2^L <= D <= 2^L. `ones` is
             # 2^L - 1; `distance` is D, or -1 - D where D is negative.
             spread = Signal(8)
             ones = Signal(8)
             distance = Signal(24)
-            beyond = Signal(24)
-            m.d.comb += [
-                spread.eq(q | (q >> 1) | (q >> 2)),
-                ones.eq(spread | (spread >> 3) | (spread >> 6)),
-                distance.eq(f[:24] ^ (~half).replicate(24)),
-                beyond.eq(distance & ~Cat(ones, Const(0, 16))),
-                tie.eq((beyond == 0) | (half & ~sticky & (distance == ones + 1))),
-            ]
-        with m.If(self.enable[8]):
-            m.d.sync += [magnitude.eq(Mux(over, 256, q)), up.eq(~over & Mux(tie, q[0], half))]
-        return magnitude, up, signs[3]
+            m.d.comb += spread.eq(q | (q >> 1) | (q >> 2))
+            with m.If(self.enable[8]):
+                m.d.sync += [ones.eq(spread | (spread >> 3) | (spread >> 6)),
+                             distance.eq(f[:24] ^ (~f[-1]).replicate(24))]
+            beyond = distance & ~Cat(ones, Const(0, 16))
+            power = Cat(Const(1, 1), ones) & ~Cat(ones, Const(0, 1))
+            m.d.comb += tie.eq((beyond == 0) | (half & exact & (distance == power)))
+
+        magnitude = Signal(9)
+        up = Signal()
+        with m.If(self.enable[9]):
+            m.d.sync += [magnitude.eq(whole), up.eq(Mux(tie, is_odd, half))]
+        return magnitude, up, signs[4]

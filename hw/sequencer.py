@@ -134,17 +134,24 @@ class Sequencer(wiring.Component):
         executing, any_executing = _first([~head.idle for head in heads])
         oldest = Mux(any_executing, executing, unfinished)
 
-        stop = Signal(data.StructLayout({"code": ErrorCode, "queue": Queue}))
+        found = Signal(data.StructLayout({"code": ErrorCode, "queue": Queue}))
         with m.If(self.described & (self.code != ErrorCode.NONE)):
-            m.d.comb += [stop.code.eq(self.code), stop.queue.eq(Queue.LOAD)]
+            m.d.comb += [found.code.eq(self.code), found.queue.eq(Queue.LOAD)]
         with m.Elif(any_failed):
-            m.d.comb += [stop.code.eq(Array(codes)[failed]), stop.queue.eq(failed)]
+            m.d.comb += [found.code.eq(Array(codes)[failed]), found.queue.eq(failed)]
         with m.Elif(deadlock):
-            m.d.comb += [stop.code.eq(ErrorCode.DEADLOCK), stop.queue.eq(unfinished)]
+            m.d.comb += [found.code.eq(ErrorCode.DEADLOCK), found.queue.eq(unfinished)]
         with m.Elif((self.watchdog != 0) & (idle_cycles >= self.watchdog)):
-            m.d.comb += [stop.code.eq(ErrorCode.WATCHDOG), stop.queue.eq(oldest)]
+            m.d.comb += [found.code.eq(ErrorCode.WATCHDOG), found.queue.eq(oldest)]
         with m.Elif(self.cancel):
-            m.d.comb += [stop.code.eq(ErrorCode.CANCELLED), stop.queue.eq(oldest)]
+            m.d.comb += [found.code.eq(ErrorCode.CANCELLED), found.queue.eq(oldest)]
+
+        # Acted on a cycle later; no queue with an error retires anything in between.
+        stop = Signal.like(found)
+        with m.If(self.running):
+            m.d.sync += stop.eq(found)
+        with m.Else():
+            m.d.sync += stop.code.eq(ErrorCode.NONE)
 
         m.d.comb += [
             self.base.eq(base),
