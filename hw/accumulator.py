@@ -18,12 +18,15 @@ class HazardGuard(wiring.Component):
 
     An accumulation reads its word `VALUE_DELAY` cycles before it writes it, so that the same
     address must not follow within so many cycles. Pipelines of fixed latency keep the distances at
-    which addresses were issued, hence the issuing side asks here and waits.
+    which addresses were issued, hence the issuing side asks here and waits. The addresses that may
+    come next are compared a cycle ahead.
 
     Parameters
     ----------
     address_bits : int
         Width of the address.
+    choices : int
+        Number of addresses that may follow.
 
     Members
     -------
@@ -31,24 +34,37 @@ class HazardGuard(wiring.Component):
         Address that might be issued in this cycle.
     issue : In(1)
         It is.
+    following : In
+        Addresses of which one may be on `address` in the next cycle.
+    follows : In
+        A bit for each: it will; of several the last. Without any `address` stays.
     busy : Out(1)
-        It must not be.
+        `address` must not be issued.
     """
 
-    def __init__(self, address_bits: int):
-        super().__init__({"address": In(address_bits), "issue": In(1), "busy": Out(1)})
+    def __init__(self, address_bits: int, choices: int):
+        super().__init__({
+            "address": In(address_bits), "issue": In(1),
+            "following": In(data.ArrayLayout(address_bits, choices)), "follows": In(choices),
+            "busy": Out(1)})
 
     def elaborate(self, platform):
         m = Module()
-        conflicts = []
-        issued, address = self.issue, self.address
-        for age in range(1, VALUE_DELAY + 1):
-            older_issued = Signal(name=f"issued_{age}")
-            older_address = Signal.like(address, name=f"address_{age}", reset_less=True)
-            m.d.sync += [older_issued.eq(issued), older_address.eq(address)]
-            conflicts.append(older_issued & (older_address == self.address))
-            issued, address = older_issued, older_address
-        m.d.comb += self.busy.eq(Cat(conflicts).any())
+        # Issued in this cycle and before: what the next cycle's address must differ from.
+        recent = [(self.issue, self.address)]
+        for age in range(1, VALUE_DELAY):
+            issued = Signal(name=f"issued_{age}")
+            address = Signal.like(self.address, name=f"address_{age}", reset_less=True)
+            m.d.sync += [issued.eq(recent[-1][0]), address.eq(recent[-1][1])]
+            recent.append((issued, address))
+
+        def meets(following):
+            return Cat(issued & (address == following) for issued, address in recent).any()
+
+        m.d.sync += self.busy.eq(meets(self.address))
+        for choice, follows in enumerate(self.follows):
+            with m.If(follows):
+                m.d.sync += self.busy.eq(meets(self.following[choice]))
         return m
 
 

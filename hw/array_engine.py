@@ -85,7 +85,7 @@ class ArrayEngine(wiring.Component):
         m.submodules.array = array = SystolicArray(
             config.rows, config.columns, tag, paired=config.paired_columns)
         m.submodules.nest = nest = LoopNest(_LEVELS)
-        m.submodules.guard = guard = HazardGuard(tag["address"].width)
+        m.submodules.guard = guard = HazardGuard(tag["address"].width, 3)
         m.submodules.accumulator = accumulator = AccumulatorMemory(
             config.columns, config.accumulator_words, value_bits=array.width)
         wiring.connect(m, accumulator.read, wiring.flipped(self.accumulators))
@@ -132,6 +132,10 @@ class ArrayEngine(wiring.Component):
                              | (first & tile_ready & tile_wrong)),
             guard.address.eq(word),
             guard.issue.eq(issued),
+            guard.following[0].eq(word + 1),
+            guard.following[1].eq(base),
+            guard.following[2].eq(held.accumulator),
+            guard.follows.eq(Cat(issued, issued & last, nest.i.valid & nest.i.ready)),
             request.valid.eq(nest.o.valid & (~first | tile_ready)),
             request.payload.eq(pixel.address),
             issued.eq(request.valid & request.ready & ~wrong_address & ~guard.busy),

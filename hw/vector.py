@@ -181,7 +181,7 @@ class VectorUnit(wiring.Component):
         m.submodules.intake = intake = Intake(instruction_layout(Vector))
         m.submodules.accumulator = accumulator = AccumulatorMemory(
             config.rows, config.vector_accumulator_words, value_bits=_VALUE_BITS, maximum=True)
-        m.submodules.guard = guard = HazardGuard(accumulator.i.address.shape())
+        m.submodules.guard = guard = HazardGuard(len(accumulator.i.address), 3)
         wiring.connect(m, accumulator.read, wiring.flipped(self.accumulators))
         wiring.connect(m, intake.i, wiring.flipped(self.engine.instruction))
 
@@ -237,6 +237,11 @@ class VectorUnit(wiring.Component):
                              | (needs_weights & weights_ready & weights_wrong)),
             guard.address.eq(target),
             guard.issue.eq(issued & emits),
+            guard.following[0].eq(target + 1),
+            guard.following[1].eq(base),
+            guard.following[2].eq(held.accumulator),
+            guard.follows.eq(Cat(issued & emits, issued & o.last[_PASS_LEVELS - 1],
+                                 nest.i.valid & nest.i.ready)),
             request.valid.eq(nest.o.valid & (~needs_weights | weights_ready)),
             request.payload.eq(o.address),
             issued.eq(request.valid & request.ready & ~wrong_address & ~(emits & guard.busy)),

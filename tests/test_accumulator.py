@@ -21,21 +21,28 @@ def test_accumulator_memory(lanes, words, bits, maximum):
 def test_guard_remembers_what_was_issued():
     seed = 1
     rng = random.Random(seed)
-    dut = HazardGuard(3)
+    dut = HazardGuard(3, 2)
     recent = [None] * VALUE_DELAY
     refused = 0
 
     async def bench(ctx):
         nonlocal recent, refused
+        address = 0
         for _ in range(2000):
-            address, wanted = rng.randrange(8), rng.random() < 0.8
             ctx.set(dut.address, address)
             busy = ctx.get(dut.busy)
             assert busy == (address in recent), f"seed {seed}"
             refused += busy
-            issue = wanted and not busy
+            issue = rng.random() < 0.8 and not busy
             ctx.set(dut.issue, issue)
             recent = [*recent[1:], address if issue else None]
+            choices = [rng.randrange(8) for _ in range(2)]
+            follows = rng.randrange(4)
+            for choice, value in enumerate(choices):
+                ctx.set(dut.following[choice], value)
+                if follows & 1 << choice:
+                    address = value
+            ctx.set(dut.follows, follows)
             await ctx.tick()
 
     simulator = Simulator(dut)

@@ -54,21 +54,23 @@ class ByteReader(wiring.Component):
     def elaborate(self, platform):
         m = Module()
         left = Signal.like(self.request.payload.length)    # bytes not delivered yet
+        is_last = Signal()
         m.submodules.bytes = delivered = RegisterSlice(
             data.StructLayout({"data": 8, "last": 1}))
         self._bytes = out = delivered.i
         m.d.comb += [
             self.request.ready.eq(left == 0),
-            out.payload.last.eq(left == 1),
+            out.payload.last.eq(is_last),
             self.o.valid.eq(delivered.o.valid),
             self.o.payload.eq(delivered.o.payload.data),
             self.last.eq(delivered.o.payload.last),
             delivered.o.ready.eq(self.o.ready),
         ]
         with m.If(self.request.valid & self.request.ready):
-            m.d.sync += left.eq(self.request.payload.length)
+            m.d.sync += [left.eq(self.request.payload.length),
+                         is_last.eq(self.request.payload.length == 1)]
         with m.If(self._bytes.valid & self._bytes.ready):
-            m.d.sync += left.eq(left - 1)
+            m.d.sync += [left.eq(left - 1), is_last.eq(left == 2)]
         if self._beats == 1:
             self._beat_by_beat(m, left)
         else:
@@ -189,9 +191,9 @@ class ByteWriter(wiring.Component):
         word = Signal(8 * width)
 
         offered = self.write.payload
-        idle = Signal()     # the register toward memory is free, or becomes so now
+        idle = Signal()     # the register toward memory is free
         m.d.comb += [
-            idle.eq(~self.write.valid | self.write.ready),
+            idle.eq(~self.write.valid),
             self.busy.eq(self.write.valid | (mask != 0)),
         ]
         with m.If(self.write.ready):
