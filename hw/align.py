@@ -125,7 +125,9 @@ class Packer(wiring.Component):
         finished = Signal(range(slots + 1))  # words that wait on the output
         read_slot = Signal(range(slots))
         m.d.comb += [
-            accept.eq(held & (finished - deliver + turned.touched <= slots)),
+            # Both sums beside each other, since whether a word leaves is known late.
+            accept.eq(held & Mux(deliver, finished + turned.touched <= slots + 1,
+                                 finished + turned.touched <= slots)),
             deliver.eq(self.o.valid & self.o.ready),
             self.o.valid.eq(finished != 0),
         ]

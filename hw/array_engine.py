@@ -127,8 +127,9 @@ class ArrayEngine(wiring.Component):
         request = self.activation.request
         m.d.comb += [
             final_pass.eq(pixel.final[_PIXEL_LEVELS:].all()),
-            wrong_address.eq((pixel.address >= config.scratchpad_words)
-                             | (word >= 2 * config.accumulator_words)
+            # Sizes are powers of two, so that the upper bits tell.
+            wrong_address.eq((pixel.address >> (config.scratchpad_words - 1).bit_length()).any()
+                             | (word >> len(guard.address)).any()
                              | (first & tile_ready & tile_wrong)),
             guard.address.eq(word),
             guard.issue.eq(issued),

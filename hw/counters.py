@@ -92,8 +92,9 @@ class Counters(wiring.Component):
         with m.Elif(late["running"]):
             for counter, increment in increments.items():
                 m.d.sync += values[counter].eq(values[counter] + increment)
-        m.d.sync += self.counter_value.eq(
-            Cat(*values.values()).word_select(self.counter_index, 32))
+        index = Signal.like(self.counter_index)
+        m.d.sync += [index.eq(self.counter_index), self.counter_value.eq(
+            Cat(*values.values()).word_select(index, 32))]
 
         waiting = [Signal(range(MAX_IN_FLIGHT + 1), name=f"marks_{queue.name.lower()}")
                    for queue in Queue]

@@ -113,8 +113,12 @@ class Fetch(wiring.Component):
 
         # Requests, in turn, for queues with a free slot.
         m.submodules.owners = owners = fifo.SyncFIFO(width=3, depth=_OUTSTANDING)
-        outside = [misaligned[q] | (following[q] >= units) for q in range(_QUEUES)]
-        asking = [running & ~ended[q] & ~outside[q] & (reserved[q] != slots)
+        outside = Signal(_QUEUES)  # known a cycle later than `following`, before it is used
+        started = Signal()
+        m.d.sync += [started.eq(running),
+                     outside.eq(Cat(misaligned[q] | (following[q] >= units)
+                                    for q in range(_QUEUES)))]
+        asking = [started & ~ended[q] & ~outside[q] & (reserved[q] != slots)
                   for q in range(_QUEUES)]
         few = Signal(_QUEUES)  # less than half of the slots in use: these go first
         m.d.comb += few.eq(Cat(asking[q] & (reserved[q] < slots // 2) for q in range(_QUEUES)))
@@ -199,7 +203,7 @@ class Fetch(wiring.Component):
                 filled[q].eq(filled[q] + (stored & (owner == q)) - out),
             ]
             m.d.comb += self.missing[q].eq(
-                running & ~ended[q] & outside[q] & (reserved[q] == 0))
+                started & ~ended[q] & outside[q] & (reserved[q] == 0))
         return m
 
     def _descriptor(self, m, running, request, address, index, arrived, last, units):

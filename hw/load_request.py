@@ -248,17 +248,21 @@ class LoadRequester(wiring.Component):
         last_burst = Signal()
         burst = Signal(range(LOAD_BURST_BEATS + 1))
         outstanding = Signal(range(LOAD_WINDOW_BEATS + 1))
+        room = Signal()  # in the window, for another burst
         accepted = Signal()
         m.d.comb += [
             burst.eq(Mux(last_burst, beats_left, LOAD_BURST_BEATS)),
-            self.request.valid.eq(
-                asking & (outstanding <= LOAD_WINDOW_BEATS - LOAD_BURST_BEATS)),
+            self.request.valid.eq(asking & room),
             self.request.payload.address.eq(next_address << beat_bits),
             self.request.payload.beats.eq(burst),
             accepted.eq(self.request.valid & self.request.ready),
             asked.eq(accepted & last_burst),
         ]
-        m.d.sync += outstanding.eq(outstanding + Mux(accepted, burst, 0) - self.beat)
+        limit = LOAD_WINDOW_BEATS - LOAD_BURST_BEATS
+        m.d.sync += [
+            outstanding.eq(outstanding + Mux(accepted, burst, 0) - self.beat),
+            room.eq(Mux(accepted, outstanding <= limit - LOAD_BURST_BEATS, outstanding <= limit)),
+        ]
         with m.If(accepted):
             m.d.sync += [
                 next_address.eq(next_address + LOAD_BURST_BEATS),

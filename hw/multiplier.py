@@ -49,7 +49,7 @@ def demand(config: Config) -> dict[str, int]:
     of_requantizer = {24: 4, 18: 2, 16: 2, 0: 0}[config.multiplier_bits]
     return {
         "requantizer": of_requantizer * config.lanes,
-        "residual": 4 * config.lanes if config.residual else 0,
+        "residual": 5 * config.lanes if config.residual else 0,
         "array": config.multipliers,
         "vector": config.rows * config.vector_taps,
     }

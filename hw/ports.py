@@ -139,7 +139,7 @@ class ControlSignature(wiring.Signature):
     `busy`. `cancel`: pulse; a run in progress stops with `ErrorCode.CANCELLED`. `watchdog`: cycles
     without a retired instruction after which a run is stopped. `error`, `error_address` (byte
     address of the instruction) keep the last run's outcome.
-    Counter and timestamp values appear one cycle after their index.
+    Timestamps appear one cycle after their index, counters two.
     """
 
     def __init__(self, config: Config):

@@ -6,6 +6,7 @@ from amaranth.lib.wiring import In, Out
 
 from .config import Config
 from .isa import LoadTarget, Post, PostSource
+from .multiplier import registered_product
 from .ports import (
     ACCUMULATOR_LATENCY,
     SCRATCHPAD_LATENCY,
@@ -109,6 +110,7 @@ class PostProcessor(wiring.Component):
 
     def elaborate(self, platform):
         m = Module()
+        self._platform = platform
         config, stages = self._config, Stages(self._config)
         m.submodules.issue = issue = PostIssue(config)
         m.submodules.next = following = HoldRegister(instruction_layout(Post))
@@ -191,15 +193,20 @@ class PostProcessor(wiring.Component):
         is_product = Signal()
         operands = [Signal(signed(8), name=f"operand_{lane}") for lane in lanes]
         differences = [Signal(signed(9), name=f"difference_{lane}") for lane in lanes]
-        accumulators = [Signal(signed(32), name=f"accumulator_{lane}") for lane in lanes]
         with m.If(self._valid[stage]):
             m.d.sync += is_product.eq(item.source == PostSource.PRODUCT)
             m.d.sync += [operands[k].eq(bytes_b[k]) for k in lanes]
             m.d.sync += [differences[k].eq(bytes_b[k] - zeros.b) for k in lanes]
+        chosen = Signal()
+        delayed = [Signal(signed(32), name=f"delayed_{lane}") for lane in lanes]
         with m.If(self._valid[stage + 1]):
-            m.d.sync += [
-                accumulators[k].eq(Mux(is_product, selected[k][:9].as_signed() * differences[k],
-                                       selected[k])) for k in lanes]
+            m.d.sync += [chosen.eq(is_product), *(delayed[k].eq(selected[k]) for k in lanes)]
+        accumulators = []
+        for k in lanes:
+            product = registered_product(
+                m, self._platform, "residual", f"product_{k}", selected[k][:9].as_signed(),
+                differences[k], enable=self._valid[stage + 1])
+            accumulators.append(Mux(chosen, product, delayed[k]))
         return accumulators, operands
 
     def _operand_words(self, m, item):

@@ -107,11 +107,15 @@ class Sequencer(wiring.Component):
                 self.waiting[queue].eq(self.running & head.waiting),
                 self.retired[queue].eq(self.running & head.retire),
                 self.marked[queue].eq(self.running & head.retire & head.mark),
-                codes[queue].eq(head.code),
             ]
-            with m.If((head.code == ErrorCode.NONE) & head.want & head.idle
-                      & self.missing[queue]):
-                m.d.comb += codes[queue].eq(ErrorCode.ADDRESS)
+            # Errors stay until the engines are cleared, so that they may be looked at later.
+            with m.If(~self.running):
+                m.d.sync += codes[queue].eq(ErrorCode.NONE)
+            with m.Elif((head.code == ErrorCode.NONE) & head.want & head.idle
+                        & self.missing[queue]):
+                m.d.sync += codes[queue].eq(ErrorCode.ADDRESS)
+            with m.Else():
+                m.d.sync += codes[queue].eq(head.code)
             # Stopping at the last count keeps every threshold met, however long the list is.
             with m.If(self.begin):
                 m.d.sync += counts[queue].eq(0)

@@ -174,7 +174,6 @@ class VectorUnit(wiring.Component):
     def elaborate(self, platform):
         config = self.config
         taps = config.vector_taps
-        accumulator_words = 2 * config.vector_accumulator_words
         m = Module()
         m.submodules.lanes = lanes = VectorLanes(config.rows, taps)
         m.submodules.nest = nest = LoopNest(_LEVELS)
@@ -232,8 +231,9 @@ class VectorUnit(wiring.Component):
             final_pass.eq(o.final[_PASS_LEVELS:].all()),
             needs_weights.eq(o.first[_PASS_LEVELS - 1] & ~maximum),
             emits.eq(Mux(reduce, o.last[0], until_value == 0)),
-            wrong_address.eq((o.address >= config.scratchpad_words)
-                             | (emits & (target >= accumulator_words))
+            # Sizes are powers of two, so that the upper bits tell.
+            wrong_address.eq((o.address >> (config.scratchpad_words - 1).bit_length()).any()
+                             | (emits & (target >> len(guard.address)).any())
                              | (needs_weights & weights_ready & weights_wrong)),
             guard.address.eq(target),
             guard.issue.eq(issued & emits),

@@ -222,16 +222,18 @@ class Endpoint(wiring.Component):
 
         with m.State("FILL"):
             width = self._config.memory_bytes_per_beat
+            lane_bits = width.bit_length() - 1
             whole = writer.i.payload.whole
             m.d.comb += [
-                whole.eq((writer.lane == 0) & (x.length >= width)),
+                whole.eq((x.address[:lane_bits] == 0) & (x.length >= width)),
                 writer.i.payload.last.eq(x.length == 1),
                 writer.i.valid.eq(x.length != 0),
             ]
             with m.If(x.length == 0):
                 m.next = "SETTLE"
             with m.Elif(writer.i.ready):
-                m.d.sync += x.length.eq(x.length - Mux(whole, width, 1))
+                m.d.sync += [x.length.eq(x.length - Mux(whole, width, 1)),
+                             x.address.eq(x.address + Mux(whole, width, 1))]
 
         with m.State("COPY"):
             m.d.comb += [

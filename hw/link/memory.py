@@ -160,10 +160,8 @@ class ByteWriter(wiring.Component):
     start : In(1), address : In
         Pulse: the next byte goes to `address`. Only while not `busy`.
     i : In(stream)
-        `data`; `last` sends a beat that is not full yet; `whole`, only where `lane` is 0: the
+        `data`; `last` sends a beat that is not full yet; `whole`, only where a beat begins: the
         byte stands for a whole beat of the same.
-    lane : Out
-        The next byte's place in its beat.
     busy : Out(1)
         Something accepted is not in memory yet.
     write : Out(memory_write_signature)
@@ -178,7 +176,6 @@ class ByteWriter(wiring.Component):
             "start": In(1),
             "address": In(self._bits),
             "i": In(stream.Signature(data.StructLayout({"data": 8, "last": 1, "whole": 1}))),
-            "lane": Out(self._lane_bits),
             "busy": Out(1),
             "write": Out(memory_write_signature(config)),
         })
@@ -186,7 +183,11 @@ class ByteWriter(wiring.Component):
     def elaborate(self, platform):
         m = Module()
         width = self._config.memory_bytes_per_beat
+        m.submodules.bytes = taken = RegisterSlice(self.i.payload.shape())
+        wiring.connect(m, wiring.flipped(self.i), taken.i)
+        source = taken.o
         beat = Signal(self._bits - self._lane_bits)
+        place = Signal(self._lane_bits)     # of the next byte in its beat
         mask = Signal(width)
         word = Signal(8 * width)
 
@@ -194,7 +195,7 @@ class ByteWriter(wiring.Component):
         idle = Signal()     # the register toward memory is free
         m.d.comb += [
             idle.eq(~self.write.valid),
-            self.busy.eq(self.write.valid | (mask != 0)),
+            self.busy.eq(source.valid | self.write.valid | (mask != 0)),
         ]
         with m.If(self.write.ready):
             m.d.sync += self.write.valid.eq(0)
@@ -205,15 +206,15 @@ class ByteWriter(wiring.Component):
         m.d.comb += [
             new_mask.eq(mask),
             new_word.eq(word),
-            completes.eq((self.lane == width - 1) | self.i.payload.last | self.i.payload.whole),
-            self.i.ready.eq(idle | ~completes),
+            completes.eq((place == width - 1) | source.payload.last | source.payload.whole),
+            source.ready.eq(idle | ~completes),
         ]
         for lane in range(width):
-            with m.If((self.lane == lane) | self.i.payload.whole):
+            with m.If((place == lane) | source.payload.whole):
                 m.d.comb += [new_mask[lane].eq(1),
-                             new_word.word_select(lane, 8).eq(self.i.payload.data)]
-        with m.If(self.i.valid & self.i.ready):
-            m.d.sync += [word.eq(new_word), self.lane.eq(self.lane + 1)]
+                             new_word.word_select(lane, 8).eq(source.payload.data)]
+        with m.If(source.valid & source.ready):
+            m.d.sync += [word.eq(new_word), place.eq(place + 1)]
             with m.If(completes):
                 m.d.sync += [
                     offered.address.eq(beat << self._lane_bits),
@@ -221,7 +222,7 @@ class ByteWriter(wiring.Component):
                     offered.mask.eq(new_mask),
                     self.write.valid.eq(1),
                     mask.eq(0),
-                    self.lane.eq(0),
+                    place.eq(0),
                     beat.eq(beat + 1),
                 ]
             with m.Else():
@@ -229,6 +230,6 @@ class ByteWriter(wiring.Component):
         with m.If(self.start):
             m.d.sync += [
                 beat.eq(self.address >> self._lane_bits),
-                self.lane.eq(self.address[:self._lane_bits]),
+                place.eq(self.address[:self._lane_bits]),
             ]
         return m

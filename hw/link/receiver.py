@@ -99,7 +99,16 @@ class FrameReceiver(wiring.Component):
         wiring.connect(m, ring.o, delivered.i)
         wiring.connect(m, delivered.o, wiring.flipped(self.o))
 
-        item = decoder.o.payload
+        m.submodules.items = items = RegisterSlice(
+            data.StructLayout({"data": 8, "end": 1, "is_hello": 1}))
+        m.d.comb += [
+            items.i.valid.eq(decoder.o.valid),
+            items.i.payload.data.eq(decoder.o.payload.data),
+            items.i.payload.end.eq(decoder.o.payload.end),
+            items.i.payload.is_hello.eq(decoder.o.payload.data[:7] == Command.HELLO),
+            decoder.o.ready.eq(items.i.ready),
+        ]
+        item = items.o.payload
         position = Signal(ring.position_bits)   # of the next byte
         checked = Signal(ring.position_bits)    # behind the last good frame
         count = Signal(range(MAX_FRAME + 2))    # bytes of the frame; stays at one too many
@@ -113,9 +122,9 @@ class FrameReceiver(wiring.Component):
             ring.write_position.eq(position),
             ring.write_data.eq(item.data),
             # A frame fits by itself, so a full ring always holds a good frame to be taken.
-            decoder.o.ready.eq((position ^ ring.fetch) != self._depth),
+            items.o.ready.eq((position ^ ring.fetch) != self._depth),
         ]
-        with m.If(decoder.o.valid & decoder.o.ready):
+        with m.If(items.o.valid & items.o.ready):
             with m.If(item.end):
                 m.d.sync += [count.eq(0), crc.eq(0)]
                 good = Signal()
@@ -130,7 +139,7 @@ class FrameReceiver(wiring.Component):
                     m.d.sync += position.eq(checked)
             with m.Elif(~too_long):
                 # Between frames the register is 0, so that the start value is added to it.
-                start = Mux((count == 0) & (item.data[:7] != Command.HELLO), self.session, 0)
+                start = Mux((count == 0) & ~item.is_hello, self.session, 0)
                 m.d.comb += ring.write_enable.eq(1)
                 m.d.sync += [
                     count.eq(count + 1),

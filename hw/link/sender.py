@@ -51,8 +51,15 @@ class FrameSender(wiring.Component):
         m = Module()
         m.submodules.ring = ring = ByteRing(self._depth)
         wiring.connect(m, ring.o, wiring.flipped(self.tx))
-        m.submodules.bytes = taken = RegisterSlice(self.i.payload.shape())
-        wiring.connect(m, wiring.flipped(self.i), taken.i)
+        m.submodules.bytes = taken = RegisterSlice(
+            data.StructLayout({"data": 8, "last": 1, "is_hello": 1}))
+        m.d.comb += [
+            taken.i.valid.eq(self.i.valid),
+            taken.i.payload.data.eq(self.i.payload.data),
+            taken.i.payload.last.eq(self.i.payload.last),
+            taken.i.payload.is_hello.eq(self.i.payload.data[:7] == Command.HELLO),
+            self.i.ready.eq(taken.i.ready),
+        ]
         source = taken.o
 
         code = Signal(ring.position_bits)       # where the block's length will stand
@@ -94,7 +101,7 @@ class FrameSender(wiring.Component):
                     ]
                     with m.If(put):
                         # Before a frame the register is 0, so that the start value is added.
-                        start = Mux(first & (byte[:7] != Command.HELLO), self.session, 0)
+                        start = Mux(first & ~source.payload.is_hello, self.session, 0)
                         m.d.sync += [
                             first.eq(0),
                             crc.eq(crc32_step(crc ^ start, byte)),
