@@ -59,7 +59,7 @@ class MemoryArbiter(wiring.Component):
     memory_read, memory_write : Out
         The port.
     discard : In(readers)
-        Readers whose requests are refused and whose data is thrown away.
+        Readers whose requests vanish and whose data is thrown away.
     hurry : In(readers)
         Readers whose request goes first.
     reads_pending, writes_pending : Out
@@ -121,7 +121,7 @@ class MemoryArbiter(wiring.Component):
             wish.i.payload.request.eq(reader.request.payload),
             wish.i.payload.hurry.eq(self.hurry[index]),
             wish.i.valid.eq(reader.request.valid),
-            reader.request.ready.eq(wish.i.ready & ~discard),
+            reader.request.ready.eq(wish.i.ready),
         ]
         return wish.o
 

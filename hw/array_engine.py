@@ -84,7 +84,7 @@ class ArrayEngine(wiring.Component):
             "address": range(2 * config.accumulator_words), "overwrite": 1, "last": 1})
         m.submodules.array = array = SystolicArray(
             config.rows, config.columns, tag, paired=config.paired_columns)
-        m.submodules.nest = nest = LoopNest(_LEVELS)
+        m.submodules.nest = nest = LoopNest(_LEVELS, words=config.scratchpad_words)
         m.submodules.guard = guard = HazardGuard(tag["address"].width, 3)
         m.submodules.accumulator = accumulator = AccumulatorMemory(
             config.columns, config.accumulator_words, value_bits=array.width)
@@ -128,8 +128,7 @@ class ArrayEngine(wiring.Component):
         m.d.comb += [
             final_pass.eq(pixel.final[_PIXEL_LEVELS:].all()),
             # Sizes are powers of two, so that the upper bits tell.
-            wrong_address.eq((pixel.address >> (config.scratchpad_words - 1).bit_length()).any()
-                             | (word >> len(guard.address)).any()
+            wrong_address.eq(pixel.outside | (word >> len(guard.address)).any()
                              | (first & tile_ready & tile_wrong)),
             guard.address.eq(word),
             guard.issue.eq(issued),

@@ -177,6 +177,7 @@ class _Writer(wiring.Component):
         padding = Signal()  # the row's bytes are written; the rest of its last word is not
         cut = Signal(range(cuts + 1))
         words_left = Signal.like(row.words)
+        last_word = Signal()
 
         address = Signal(20)
         m.d.comb += address.eq(Mux(begun, next_address, row.address))
@@ -221,7 +222,7 @@ class _Writer(wiring.Component):
 
         row_end = Signal()
         with m.If(row.is_fill):
-            m.d.comb += row_end.eq(Mux(begun, words_left, row.words) == 1)
+            m.d.comb += row_end.eq(Mux(begun, last_word, row.single))
         with m.Else():
             m.d.comb += row_end.eq((padding | (word.last & taken)) & word_end)
         m.d.comb += [
@@ -236,6 +237,7 @@ class _Writer(wiring.Component):
                 next_address.eq(address + word_end),
                 next_part.eq(Mux(word_end, 0, next_part + 1)),
                 words_left.eq(Mux(begun, words_left, row.words) - 1),
+                last_word.eq(Mux(begun, words_left, row.words) == 2),
                 padding.eq(~row.is_fill & (padding | (word.last & taken)) & ~word_end),
                 cut.eq(Mux(taken, 0, cut + 1)),
             ]

@@ -43,9 +43,10 @@ def chunk_layout(config: Config) -> data.StructLayout:
 
 ROW_LAYOUT = data.StructLayout({
     "is_fill": 1, "target": LoadTarget, "address": _ADDRESS_BITS, "value": 8, "words": 16,
-    "final": 1,
+    "single": 1, "final": 1,
 })
-"""A row that the writer will write: `words` for a fill; `final` ends its instruction."""
+"""A row that the writer will write: `words` for a fill, and whether it is one; `final` ends its
+instruction."""
 
 
 class LoadRequester(wiring.Component):
@@ -225,7 +226,8 @@ class LoadRequester(wiring.Component):
                 piece.last.eq(row_end),
                 row.is_fill.eq(chunk.is_fill), row.target.eq(chunk.target),
                 row.address.eq(chunk.address), row.value.eq(chunk.value),
-                row.words.eq(chunk.length), row.final.eq(final),
+                row.words.eq(chunk.length), row.single.eq(chunk.length[:16] == 1),
+                row.final.eq(final),
             ]
         with m.Elif(moved):
             m.d.sync += [there.eq(0), good.eq(0)]

@@ -25,6 +25,8 @@ class LoopNest(wiring.Component):
         Width of a loop count.
     address_bits : int
         Width of the address and of the steps.
+    words : int
+        Of the memory that is addressed, a power of two.
 
     Members
     -------
@@ -34,15 +36,17 @@ class LoopNest(wiring.Component):
     o : Out(stream)
         `address`; `first[k]` and `last[k]`: the loops 0 to k are all in their first (last)
         iteration, so that `last[levels - 1]` marks the last address of the nest; `final[k]`: loop k
-        by itself is in its last iteration, whatever the others do.
+        by itself is in its last iteration, whatever the others do; `outside`: there is no such
+        address.
     """
 
-    def __init__(self, levels: int, *, count_bits: int = 12, address_bits: int = 20):
+    def __init__(self, levels: int, *, words: int, count_bits: int = 12, address_bits: int = 20):
         if levels < 1:
             raise ValueError(f"levels must be at least 1, not {levels}")
         self.levels = levels
         self.count_bits = count_bits
         self.address_bits = address_bits
+        self._inside_bits = (words - 1).bit_length()
         super().__init__({
             "i": In(stream.Signature(data.StructLayout({
                 "address": address_bits,
@@ -51,6 +55,7 @@ class LoopNest(wiring.Component):
             }))),
             "o": Out(stream.Signature(data.StructLayout({
                 "address": address_bits, "first": levels, "last": levels, "final": levels,
+                "outside": 1,
             }))),
         })
 
@@ -59,6 +64,8 @@ class LoopNest(wiring.Component):
         nest, o = self.i.p, self.o.p
         valid = Signal()
         address = Signal(self.address_bits)
+        following = Signal(self.address_bits)
+        outside = Signal()
         first = Signal(self.levels)
         # A loop's end is known one cycle ahead, which keeps the comparison out of the adder's path.
         final = Signal(self.levels)
@@ -71,17 +78,20 @@ class LoopNest(wiring.Component):
         m.d.comb += [
             self.o.valid.eq(valid),
             o.address.eq(address),
+            o.outside.eq(outside),
             o.first.eq(first),
             o.last.eq(last),
             o.final.eq(final),
             last.eq(Cat(final[:k + 1].all() for k in range(self.levels))),
             self.i.ready.eq(~valid | (self.o.ready & last[-1])),
         ]
+        step = steps[-1]
+        for k in reversed(range(self.levels - 1)):
+            step = Mux(final[k], step, steps[k])
+        m.d.comb += following.eq(address + step)
         with m.If(valid & self.o.ready):
-            step = steps[-1]
-            for k in reversed(range(self.levels - 1)):
-                step = Mux(final[k], step, steps[k])
-            m.d.sync += [address.eq(address + step), first.eq(last), valid.eq(~last[-1])]
+            m.d.sync += [address.eq(following), first.eq(last), valid.eq(~last[-1]),
+                         outside.eq((following >> self._inside_bits).any())]
             for k in range(self.levels):
                 with m.If(last[k - 1] if k else 1):
                     m.d.sync += [
@@ -89,7 +99,8 @@ class LoopNest(wiring.Component):
                         final[k].eq(Mux(final[k], single[k], left[k] == 2)),
                     ]
         with m.If(self.i.valid & self.i.ready):
-            m.d.sync += [valid.eq(1), address.eq(nest.address), first.eq(~0)]
+            m.d.sync += [valid.eq(1), address.eq(nest.address), first.eq(~0),
+                         outside.eq((nest.address >> self._inside_bits).any())]
             for k in range(self.levels):
                 is_single = nest.counts[k] == 1
                 m.d.sync += [

@@ -151,7 +151,7 @@ class PostIssue(wiring.Component):
         return wrong
 
     def _nest(self):
-        return LoopNest(3 if self._wide > 1 else 2)
+        return LoopNest(3 if self._wide > 1 else 2, words=self._config.scratchpad_words)
 
     def _load_nest(self, nest, i, address, step_0, step_1):
         """Statements that put a walk over pixels, and over a wide pixel's words, on `nest.i`."""
@@ -184,7 +184,7 @@ class PostIssue(wiring.Component):
         taken = Signal()      # the instruction on `engine` has its b walk already
         buffered = Signal(range(OPERANDS + 1))  # requested and not popped
         there = Signal(range(OPERANDS + 1))     # requested and not issued with an item
-        outside = self._outside(nest.o.p.address, self._config.scratchpad_words)
+        outside = nest.o.p.outside
         accepted = self.read_b
         m.d.comb += self._load_nest(nest, i, i.operand_b, i.operand_b_step_0, i.operand_b_step_1)
         m.d.comb += [
@@ -238,7 +238,7 @@ class PostIssue(wiring.Component):
         wrong = Signal()
         accumulator_outside = self._outside(accumulator, 2 * config.accumulator_words)
         operand_outside = self._outside(operand, config.scratchpad_words)
-        m.d.comb += wrong.eq(self._outside(o.address, config.scratchpad_words)
+        m.d.comb += wrong.eq(o.outside
                              | self._outside(parameter, config.parameter_words)
                              | Mux(from_array, accumulator_outside, operand_outside))
         requests = [(self.array, PostSource.ARRAY, accumulator),
@@ -247,7 +247,7 @@ class PostIssue(wiring.Component):
             requests.append((self.vector, PostSource.VECTOR, accumulator))
             with m.If(source == PostSource.VECTOR):
                 m.d.comb += wrong.eq(
-                    self._outside(o.address, config.scratchpad_words)
+                    o.outside
                     | self._outside(parameter, config.parameter_words)
                     | self._outside(accumulator, 2 * config.vector_accumulator_words))
         for request, kind, address in requests:

@@ -94,7 +94,7 @@ class TableMemory(wiring.Component):
     """A table of 256 entries, with a copy a lane.
 
     A word of `rows` entries takes `rows` cycles to write, so that the copies are plain block RAM;
-    it is accepted in the last of them.
+    it is accepted in the last of them, and complete one cycle later.
 
     Members
     -------
@@ -124,14 +124,18 @@ class TableMemory(wiring.Component):
         m.d.comb += self.write.ready.eq(position == self._config.rows - 1)
         with m.If(self.write.valid):
             m.d.sync += position.eq(position + 1)
+        entry, place, writes = Signal(8), Signal(8), Signal()
+        m.d.sync += [
+            entry.eq(self.write.data.word_select(position, 8)),
+            place.eq(Cat(position, self.write.address)),
+            writes.eq(self.write.valid),
+        ]
         for lane in range(self._config.lanes):
             cells = memory.Memory(shape=signed(8), depth=256, init=[])
             m.submodules[f"table_{lane}"] = cells
             write, read = cells.write_port(), cells.read_port()
             m.d.comb += [
-                write.addr.eq(Cat(position, self.write.address)),
-                write.data.eq(self.write.data.word_select(position, 8)),
-                write.en.eq(self.write.valid),
+                write.addr.eq(place), write.data.eq(entry), write.en.eq(writes),
                 read.addr.eq(self.index[lane] ^ 0x80),  # entry q + 128
                 read.en.eq(self.enable),
                 self.o[lane].eq(read.data),

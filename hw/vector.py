@@ -176,7 +176,7 @@ class VectorUnit(wiring.Component):
         taps = config.vector_taps
         m = Module()
         m.submodules.lanes = lanes = VectorLanes(config.rows, taps)
-        m.submodules.nest = nest = LoopNest(_LEVELS)
+        m.submodules.nest = nest = LoopNest(_LEVELS, words=config.scratchpad_words)
         m.submodules.intake = intake = Intake(instruction_layout(Vector))
         m.submodules.accumulator = accumulator = AccumulatorMemory(
             config.rows, config.vector_accumulator_words, value_bits=_VALUE_BITS, maximum=True)
@@ -232,8 +232,7 @@ class VectorUnit(wiring.Component):
             needs_weights.eq(o.first[_PASS_LEVELS - 1] & ~maximum),
             emits.eq(Mux(reduce, o.last[0], until_value == 0)),
             # Sizes are powers of two, so that the upper bits tell.
-            wrong_address.eq((o.address >> (config.scratchpad_words - 1).bit_length()).any()
-                             | (emits & (target >> len(guard.address)).any())
+            wrong_address.eq(o.outside | (emits & (target >> len(guard.address)).any())
                              | (needs_weights & weights_ready & weights_wrong)),
             guard.address.eq(target),
             guard.issue.eq(issued & emits),

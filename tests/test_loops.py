@@ -10,6 +10,8 @@ from amaranth.sim import Simulator
 from systolith.hw.isa import steps_of
 from systolith.hw.loops import LoopNest
 
+WORDS = 128  # of the memory that is addressed
+
 
 def walk(address, counts, strides, bits):
     """Addresses and flags of a nest, written as loops over strides."""
@@ -25,13 +27,14 @@ def walk(address, counts, strides, bits):
             sum(all(at_start[:k + 1]) << k for k in range(levels)),
             sum(all(at_end[:k + 1]) << k for k in range(levels)),
             sum(at_end[k] << k for k in range(levels)),
+            (address + offset) % (1 << bits) >= WORDS,
         ))
     return result
 
 
 def run(levels, bits, nests, *, ready_chance, seed):
-    """Feed nests and collect (cycle, address, first, last, final) of every address taken."""
-    dut = LoopNest(levels, count_bits=6, address_bits=bits)
+    """Feed nests and collect the cycle of every address taken, and what comes with it."""
+    dut = LoopNest(levels, words=WORDS, count_bits=6, address_bits=bits)
     rng = random.Random(seed)
     total = sum(len(walk(*nest, bits)) for nest in nests)
     taken = []
@@ -49,7 +52,8 @@ def run(levels, bits, nests, *, ready_chance, seed):
         async for _clk, _reset, ready, valid, value in ctx.tick().sample(
                 dut.o.ready, dut.o.valid, dut.o.p):
             if ready and valid:
-                taken.append((value.address, value.first, value.last, value.final))
+                taken.append((value.address, value.first, value.last, value.final,
+                              value.outside))
                 cycles.append(len(history))
             history.append(valid)
             if len(taken) == total:
@@ -100,5 +104,5 @@ def test_largest_count():
 @pytest.mark.filterwarnings("ignore::amaranth.hdl.UnusedElaboratable")
 def test_levels_are_validated():
     with pytest.raises(ValueError, match="levels must be at least 1, not 0"):
-        LoopNest(0)
+        LoopNest(0, words=WORDS)
     gc.collect()  # so that the discarded component's warning falls inside this test

@@ -54,12 +54,12 @@ class ByteReader(wiring.Component):
     def elaborate(self, platform):
         m = Module()
         left = Signal.like(self.request.payload.length)    # bytes not delivered yet
-        is_last = Signal()
+        is_last, some = Signal(), Signal()
         m.submodules.bytes = delivered = RegisterSlice(
             data.StructLayout({"data": 8, "last": 1}))
         self._bytes = out = delivered.i
         m.d.comb += [
-            self.request.ready.eq(left == 0),
+            self.request.ready.eq(~some),
             out.payload.last.eq(is_last),
             self.o.valid.eq(delivered.o.valid),
             self.o.payload.eq(delivered.o.payload.data),
@@ -68,16 +68,16 @@ class ByteReader(wiring.Component):
         ]
         with m.If(self.request.valid & self.request.ready):
             m.d.sync += [left.eq(self.request.payload.length),
-                         is_last.eq(self.request.payload.length == 1)]
+                         is_last.eq(self.request.payload.length == 1), some.eq(1)]
         with m.If(self._bytes.valid & self._bytes.ready):
-            m.d.sync += [left.eq(left - 1), is_last.eq(left == 2)]
+            m.d.sync += [left.eq(left - 1), is_last.eq(left == 2), some.eq(~is_last)]
         if self._beats == 1:
-            self._beat_by_beat(m, left)
+            self._beat_by_beat(m, some)
         else:
-            self._ahead(m, left)
+            self._ahead(m, some)
         return m
 
-    def _beat_by_beat(self, m, left):
+    def _beat_by_beat(self, m, some):
         """A beat is asked for when the register is empty."""
         width = self._config.memory_bytes_per_beat
         lane_bits = width.bit_length() - 1
@@ -88,7 +88,7 @@ class ByteReader(wiring.Component):
         m.d.comb += [
             self.read.request.payload.address.eq(place[lane_bits:] << lane_bits),
             self.read.request.payload.beats.eq(1),
-            self.read.request.valid.eq((left != 0) & ~full & ~asked),
+            self.read.request.valid.eq(some & ~full & ~asked),
             self.read.data.ready.eq(~full),
             self._bytes.valid.eq(full),
             self._bytes.payload.data.eq(word.word_select(place[:lane_bits], 8)),
@@ -104,7 +104,7 @@ class ByteReader(wiring.Component):
             with m.If(place[:lane_bits].all() | self._bytes.payload.last):
                 m.d.sync += full.eq(0)
 
-    def _ahead(self, m, left):
+    def _ahead(self, m, some):
         """As many beats are asked for as there is room for, in bursts."""
         width = self._config.memory_bytes_per_beat
         lane_bits = width.bit_length() - 1
@@ -129,7 +129,7 @@ class ByteReader(wiring.Component):
             m.d.sync += [beat.eq(beat + count), asked_for.eq(asked_for - count)]
 
         m.d.comb += [
-            self._bytes.valid.eq(beats.r_rdy & (left != 0)),
+            self._bytes.valid.eq(beats.r_rdy & some),
             self._bytes.payload.data.eq(beats.r_data.word_select(lane, 8)),
         ]
         with m.If(self._bytes.valid & self._bytes.ready):

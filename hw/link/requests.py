@@ -124,32 +124,35 @@ def request_states(m: Module, x, source, dropped, config, timestamp_count) -> No
 
 def _check_states(m, x, config, timestamp_count):
     """States that check ranges before anything is done."""
+    def of(command):
+        return x.opcode == command
+
     nbytes = Signal.like(x.length)
     limit = Signal.like(x.length)
     end = Signal(len(x.length) + 1)
-    start = Signal.like(x.address)
+    to_destination = Signal()   # of COPY, whose source is inside
+    too_long, misaligned = Signal(), Signal()
     m.d.comb += [
-        start.eq(x.address),
-        nbytes.eq(x.length),
-        limit.eq(config.memory_size),
-        end.eq(start + nbytes),
+        nbytes.eq(Mux(of(Command.WRITE), x.left,
+                      Mux(of(Command.RUN), DESCRIPTOR_BYTES, x.length))),
+        limit.eq(Mux(of(Command.TIMESTAMPS), timestamp_count, config.memory_size)),
+        too_long.eq(
+            (of(Command.READ) & (x.beyond[1] | (x.length > MAX_DATA)))
+            | (of(Command.TIMESTAMPS) & (x.beyond[1] | (x.length > MAX_TIMESTAMPS)))),
+        misaligned.eq(of(Command.RUN) & (x.address % DESCRIPTOR_BYTES != 0)),
     ]
+    m.d.sync += end.eq(Mux(to_destination, x.word, x.address) + nbytes)
+
     with m.State("CHECK"):
-        too_long = Signal()
-        misaligned = Signal()
-        m.d.comb += too_long.eq(0)
-        with m.Switch(x.opcode):
-            with m.Case(Command.READ):
-                m.d.comb += too_long.eq(x.beyond[1] | (x.length > MAX_DATA))
-            with m.Case(Command.WRITE):
-                m.d.comb += nbytes.eq(x.left)
-            with m.Case(Command.RUN):
-                m.d.comb += [nbytes.eq(DESCRIPTOR_BYTES),
-                             misaligned.eq(x.address % DESCRIPTOR_BYTES != 0)]
-            with m.Case(Command.TIMESTAMPS):
-                m.d.comb += [too_long.eq(x.beyond[1] | (x.length > MAX_TIMESTAMPS)),
-                             limit.eq(timestamp_count)]
-        with m.Switch(x.opcode):
+        m.next = "RANGE"  # a cycle for the sum
+    with m.State("RANGE"):
+        m.d.sync += to_destination.eq(0)
+        with m.If(to_destination):
+            with m.If(x.word[len(x.address):].any() | (end > limit)):
+                x.refuse(m, Refusal.ADDRESS, "SKIP")
+            with m.Else():
+                m.next = "EXECUTE"
+        with m.Else(), m.Switch(x.opcode):
             with m.Case(Command.READ, Command.WRITE, Command.RUN, Command.TIMESTAMPS, Command.CRC,
                         Command.FILL, Command.COPY):
                 with m.If((~x.beyond[1] & (nbytes == 0)) | too_long):
@@ -157,14 +160,9 @@ def _check_states(m, x, config, timestamp_count):
                 with m.Elif(x.beyond.any() | (end > limit) | misaligned):
                     x.refuse(m, Refusal.ADDRESS, "SKIP")
                 with m.Elif(x.opcode == Command.COPY):
-                    m.next = "CHECK DESTINATION"
+                    m.d.sync += to_destination.eq(1)
+                    m.next = "CHECK"
                 with m.Else():
                     m.next = "EXECUTE"
             with m.Default():
                 m.next = "EXECUTE"
-    with m.State("CHECK DESTINATION"):
-        m.d.comb += start.eq(x.word)
-        with m.If(x.word[len(start):].any() | (end > limit)):
-            x.refuse(m, Refusal.ADDRESS, "SKIP")
-        with m.Else():
-            m.next = "EXECUTE"
