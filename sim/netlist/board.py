@@ -63,7 +63,7 @@ def pll_ratio(netlist: Netlist) -> Fraction:
                          "netlist is simulated")
     pll = plls[0]
     if pll["connections"].get("CLKFB") != pll["connections"].get("CLKOP"):
-        raise BuildError("the netlist's PLL is not fed back from its output: its clock is not known")
+        raise BuildError("the netlist's PLL is not fed back from its output: build it again")
     divider = {key: parameter(pll["parameters"][key]) for key in ("CLKI_DIV", "CLKFB_DIV")}
     return Fraction(int(divider["CLKFB_DIV"]), int(divider["CLKI_DIV"]))
 

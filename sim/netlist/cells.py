@@ -1,4 +1,4 @@
-"""What the models in `ecp5.v` can do: everything else in a netlist is refused before it is simulated.
+"""What the models in `ecp5.v` can do: all else in a netlist is refused before it is simulated.
 
 LUTs, carries, multiplexers, flip-flops, distributed RAM and pads have models of yosys' own.
 """
@@ -100,8 +100,8 @@ _BINARY = re.compile(r"[01xz]+")
 
 
 def parameter(text: str) -> int | str:
-    """A parameter as yosys' JSON has it: numbers are binary, and strings that look like one end in a
-    space more than they have."""
+    """A parameter of yosys' JSON: numbers are binary, and a string that looks like one ends in a
+    space more than it has."""
     if _BINARY.fullmatch(text):
         return int(re.sub("[xz]", "0", text), 2)
     return text[:-1] if re.fullmatch(r"[01xz]* +", text) else text

@@ -1,6 +1,6 @@
 """From the netlist that yosys leaves for placement, as JSON, to Verilog that can be simulated.
 
-Cell by cell and net by net, without optimization: what is simulated is what is placed.
+Cell by cell and net by net: what is simulated is what is placed.
 """
 
 import json
@@ -11,6 +11,7 @@ from typing import Any
 from systolith.errors import BuildError, MissingExtraError
 
 from .cells import MODELS, YOSYS_CELLS, check, parameter
+from .logic import Net, carry, flip_flops, multiplexer
 
 __all__ = ["Netlist", "cell_models", "read_netlist"]
 
@@ -52,34 +53,52 @@ class Netlist:
         """All cells of a kind."""
         return [cell for cell in self._cells.values() if cell["type"] == kind]
 
-    def verilog(self) -> str:
-        """The netlist as module `top`; it needs `cell_models()`."""
+    def verilog(self, *, plain: bool = False) -> str:
+        """The netlist as module `top`; it needs `cell_models()`.
+
+        LUTs, carries and flip-flops are equations and processes, or with `plain` yosys' own models,
+        which is slower by much.
+        """
         names = {bit: f"{port}[{i}]" for port, about in self.ports.items()
                  for i, bit in enumerate(about["bits"])}
-        cells = [line for number, cell in enumerate(self._cells.values())
-                 for line in _instance(f"c{number}", cell, names)]
+
+        def net(bit: int | str) -> str:
+            return f"1'b{bit}" if isinstance(bit, str) else names.setdefault(bit, f"n{bit}")
+
+        lines: list[str] = []
+        flops = {}
+        for number, cell in enumerate(self._cells.values()):
+            name, kind = f"c{number}", cell["type"]
+            if kind == "TRELLIS_IO":
+                lines += _pad(cell, net)
+            elif plain or kind in MODELS or kind == "TRELLIS_DPR16X4":
+                lines += _instance(name, cell, net)
+            elif kind == "TRELLIS_FF":
+                flops[name] = cell
+            else:
+                lines += carry(name, cell, net) if kind == "CCU2C" else multiplexer(cell, net)
+        lines += flip_flops(flops, net)
         ports = ", ".join(f"{about['direction']} [{len(about['bits']) - 1}:0] {port}"
                           for port, about in self.ports.items())
         wires = (f"wire {name};" for bit, name in names.items() if name == f"n{bit}")
-        return "\n".join((f"module {self.top}({ports});", *wires, *cells, "endmodule", ""))
+        return "\n".join((f"module {self.top}({ports});", *wires, *lines, "endmodule", ""))
 
 
-def _instance(name: str, cell: Mapping[str, Any], names: dict[int, str]) -> Iterator[str]:
-    """Lines that instantiate a cell; nets that are met for the first time are added to `names`."""
-    def net(bit: int | str) -> str:
-        return f"1'b{bit}" if isinstance(bit, str) else names.setdefault(bit, f"n{bit}")
+def _pad(cell: Mapping[str, Any], net: Net) -> Iterator[str]:
+    """A TRELLIS_IO. Yosys' model drives the pins of inputs, with nothing, which Verilator does not
+    take."""
+    pin = {key: net(bits[0]) for key, bits in cell["connections"].items() if bits}
+    if cell["parameters"]["DIR"] != "INPUT":
+        hidden = pin.get("T", "1'b0")
+        driven = pin["I"] if hidden == "1'b0" else f"{hidden} ? 1'bz : {pin['I']}"
+        yield f"assign {pin['B']} = {driven};"
+    if "O" in pin:
+        yield f"assign {pin['O']} = {pin['B']};"
 
+
+def _instance(name: str, cell: Mapping[str, Any], net: Net) -> Iterator[str]:
+    """An instance of a cell's model; of ours the pins are vectors."""
     kind, connections, model = cell["type"], cell["connections"], MODELS.get(cell["type"])
-    if kind == "TRELLIS_IO":
-        # Yosys' model drives the pins of inputs, with nothing, which Verilator does not take.
-        pin = {key: net(bits[0]) for key, bits in connections.items() if bits}
-        if cell["parameters"]["DIR"] != "INPUT":
-            hidden = pin.get("T", "1'b0")
-            yield f"assign {pin['B']} = {hidden} ? 1'bz : {pin['I']};" if hidden != "1'b0" else (
-                f"assign {pin['B']} = {pin['I']};")
-        if "O" in pin:
-            yield f"assign {pin['O']} = {pin['B']};"
-        return
     pins: dict[str, str] = {}
     if model is None:
         for pin, bits in connections.items():
@@ -88,15 +107,14 @@ def _instance(name: str, cell: Mapping[str, Any], names: dict[int, str]) -> Iter
         for pin, width in model.pins.items():
             parts = [pin] if width == 0 else [f"{pin}{i}" for i in reversed(range(width))]
             bits = [connections.get(part, ()) for part in parts]
-            if pin in model.outputs and not any(bits):
-                continue
-            if not all(bits) and pin in model.outputs:
+            spare = ["1'b0"] * len(bits)
+            if pin in model.outputs and not all(bits):
+                if not any(bits):
+                    continue
                 yield f"wire [{len(bits) - 1}:0] {name}_{pin};"
-                open_bits = [f"{name}_{pin}[{i}]" for i in range(len(bits))]
-            else:
-                open_bits = ["1'b0"] * len(bits)
-            pins[pin] = _joined([net(bit[0]) if bit else spare
-                                 for bit, spare in zip(bits, open_bits, strict=True)])
+                spare = [f"{name}_{pin}[{i}]" for i in range(len(bits))]
+            pins[pin] = _joined([net(bit[0]) if bit else other
+                                 for bit, other in zip(bits, spare, strict=True)])
     values = ", ".join(f".{key}({value})" for key, value in _parameters(cell))
     wired = ", ".join(f".{pin}({value})" for pin, value in pins.items() if value)
     yield f"{kind} {f'#({values}) ' if values else ''}{name} ({wired});"
