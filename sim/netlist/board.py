@@ -98,7 +98,7 @@ def _board(netlist: Netlist) -> str:
                       f"[{len(netlist.ports[port]['bits']) - 1}:0] {name}"
                       for port, name in found.items())
     wired = ", ".join(f".{port}({name})" for port, name in found.items())
-    return f"module board(input pll_clock, {ports});\n{netlist.top} netlist({wired});\nendmodule\n"
+    return f"module board(input pll_clock, {ports});\ntop netlist({wired});\nendmodule\n"
 
 
 class NetlistDevice:

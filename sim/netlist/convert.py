@@ -40,7 +40,6 @@ class Netlist:
                            if cell["type"] != "$scopeinfo"}
         except (KeyError, TypeError, AttributeError):
             raise BuildError(f"there is no module '{top}' in the netlist: build it again") from None
-        self.top = top
         for name, cell in self._cells.items():
             kind = cell["type"]
             if kind in MODELS:
@@ -53,8 +52,8 @@ class Netlist:
         """All cells of a kind."""
         return [cell for cell in self._cells.values() if cell["type"] == kind]
 
-    def verilog(self, *, plain: bool = False) -> str:
-        """The netlist as module `top`; it needs `cell_models()`.
+    def verilog(self, *, name: str = "top", plain: bool = False) -> str:
+        """The netlist as module `name`; it needs `cell_models()`.
 
         LUTs, carries and flip-flops are equations and processes, or with `plain` yosys' own models,
         which is slower by much.
@@ -68,20 +67,20 @@ class Netlist:
         lines: list[str] = []
         flops = {}
         for number, cell in enumerate(self._cells.values()):
-            name, kind = f"c{number}", cell["type"]
+            instance, kind = f"c{number}", cell["type"]
             if kind == "TRELLIS_IO":
                 lines += _pad(cell, net)
             elif plain or kind in MODELS or kind == "TRELLIS_DPR16X4":
-                lines += _instance(name, cell, net)
+                lines += _instance(instance, cell, net)
             elif kind == "TRELLIS_FF":
-                flops[name] = cell
+                flops[instance] = cell
             else:
-                lines += carry(name, cell, net) if kind == "CCU2C" else multiplexer(cell, net)
+                lines += carry(instance, cell, net) if kind == "CCU2C" else multiplexer(cell, net)
         lines += flip_flops(flops, net)
         ports = ", ".join(f"{about['direction']} [{len(about['bits']) - 1}:0] {port}"
                           for port, about in self.ports.items())
-        wires = (f"wire {name};" for bit, name in names.items() if name == f"n{bit}")
-        return "\n".join((f"module {self.top}({ports});", *wires, *lines, "endmodule", ""))
+        wires = (f"wire {wire};" for bit, wire in names.items() if wire == f"n{bit}")
+        return "\n".join((f"module {name}({ports});", *wires, *lines, "endmodule", ""))
 
 
 def _pad(cell: Mapping[str, Any], net: Net) -> Iterator[str]:
