@@ -8,9 +8,10 @@ from amaranth.lib.wiring import In, Out
 from systolith.hw.config import PRESETS
 from systolith.hw.multiplier import MultiplierBudget, registered_product
 
-__all__ = ["INPUTS", "MEMORIES", "Parts"]
+__all__ = ["INPUTS", "MEMORIES", "OUTPUTS", "Parts"]
 
 INPUTS = 256
+OUTPUTS = 280
 
 MEMORIES = (
     # bits a word, words, bits that are written together, whether a port reads and writes
@@ -37,8 +38,7 @@ class Parts(wiring.Component):
         self._platform = _Platform() if primitives else None
         self._init = [[random.getrandbits(bits) for _ in range(words)]
                       for bits, words, _, _ in MEMORIES]
-        self._outputs = 6 * 32 + 3 * 40 + 9 * 40
-        super().__init__({"i": In(INPUTS), "o": Out(self._outputs)})
+        super().__init__({"i": In(INPUTS), "o": Out(OUTPUTS)})
 
     def elaborate(self, platform):
         m = Module()
@@ -50,9 +50,8 @@ class Parts(wiring.Component):
             *self._arithmetic(m),
             self._pad(m),
         ]
-        outputs = Cat(parts)
-        assert len(outputs) <= self._outputs
-        m.d.comb += self.o.eq(outputs)
+        assert sum(map(len, parts)) == OUTPUTS
+        m.d.comb += self.o.eq(Cat(parts))
         return m
 
     def _bits(self, start, count):
