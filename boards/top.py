@@ -9,6 +9,7 @@ that no byte meets a core in reset.
 from amaranth import ClockDomain, DomainRenamer, Elaboratable, Module, ResetSignal, Signal
 from amaranth.lib import fifo, io, wiring
 from amaranth.lib.cdc import FFSynchronizer, ResetSynchronizer
+from amaranth.lib.wiring import In, Out
 
 from systolith.hw.block_memory import BlockMemory
 from systolith.hw.config import Config
@@ -19,13 +20,43 @@ from systolith.hw.soc import SoC
 from .board import FAMILIES, Board
 from .sdram_pads import READ_DELAY, SdramPads
 
-__all__ = ["BoardTop"]
+__all__ = ["BoardTop", "HeldReset"]
 
 _RESET_CYCLES = 1 << 10
 """Cycles of the oscillator from the core's start to the link's: block RAM of the iCE40 cannot be
 read in the first microseconds either."""
 
 _FIFO_DEPTH = 16
+
+
+class HeldReset(wiring.Component):
+    """A reset that is kept for some cycles after `running` has become 1, and while it is 0.
+
+    Parameters
+    ----------
+    cycles : int
+
+    Members
+    -------
+    running : In(1)
+    reset : Out(1)
+        From a register, and 1 at power-up.
+    """
+
+    def __init__(self, cycles: int):
+        self._cycles = cycles
+        super().__init__({"running": In(1), "reset": Out(1, init=1)})
+
+    def elaborate(self, platform):
+        m = Module()
+        left = Signal(range(self._cycles), init=self._cycles - 1)
+        with m.If(~self.running):
+            m.d.sync += [left.eq(self._cycles - 1), self.reset.eq(1)]
+        with m.Elif(left != 0):
+            m.d.sync += left.eq(left - 1)
+        with m.Else():
+            m.d.sync += self.reset.eq(0)
+        return m
 
 
 class BoardTop(Elaboratable):
@@ -83,16 +114,10 @@ class BoardTop(Elaboratable):
         m.d.comb += [start.clk.eq(oscillator), link.clk.eq(oscillator), sync.clk.eq(core)]
         platform.add_clock_constraint(sync.clk, self.config.clock_mhz * 1e6)
         m.submodules.core_reset = ResetSynchronizer(~locked, domain="sync")
-        running = Signal()
-        m.submodules.running = FFSynchronizer(~ResetSignal("sync"), running, o_domain="start")
-        waited = Signal(range(_RESET_CYCLES))
-        held = Signal(init=1)
-        m.d.start += held.eq(waited != _RESET_CYCLES - 1)
-        with m.If(~running):
-            m.d.start += waited.eq(0)
-        with m.Elif(held):
-            m.d.start += waited.eq(waited + 1)
-        m.d.comb += link.rst.eq(held)
+        m.submodules.link_reset = link_reset = DomainRenamer("start")(HeldReset(_RESET_CYCLES))
+        m.submodules.running = FFSynchronizer(~ResetSignal("sync"), link_reset.running,
+                                              o_domain="start")
+        m.d.comb += link.rst.eq(link_reset.reset)
         return hertz
 
     def _link(self, m, platform, soc, oscillator_hz):

@@ -232,13 +232,16 @@ def simulate(config: ConfigOption = "default",
              pty: Annotated[bool, typer.Option("--pty", help="serve on a new pty")] = False,
              tcp: Annotated[str | None, typer.Option(help="serve on HOST:PORT")] = None,
              memory_latency: Annotated[int | None, typer.Option(
-                 help="cycles; by default 50, or the configuration's SDRAM")] = None) -> None:
+                 help="cycles; by default 50, or the configuration's SDRAM")] = None,
+             netlist: Annotated[Path | None, typer.Option(
+                 help="simulate the netlist of a board's build in this folder, its pins included"
+             )] = None) -> None:
     """Serve the whole SoC as verilated RTL behind a real port, until interrupted."""
     from .driver.simulate import serve
 
     if pty == (tcp is not None):
         raise InputError("name exactly one port to serve on: --pty or --tcp HOST:PORT")
-    serve(config, pty=pty, tcp=tcp, memory_latency=memory_latency,
+    serve(config, pty=pty, tcp=tcp, memory_latency=memory_latency, netlist=netlist,
           announce=lambda port: console.print(port, soft_wrap=True))
 
 

@@ -9,6 +9,7 @@ from amaranth.hdl import ClockDomain, Module
 from amaranth.lib import wiring
 from amaranth.lib.memory import Memory
 from amaranth.lib.wiring import In, Out
+from amaranth.sim import Simulator
 
 from systolith.bitstreams import build_boards, load_bitstream
 from systolith.boards import build as board_build
@@ -16,6 +17,7 @@ from systolith.boards import flow, pll
 from systolith.boards.board import FAMILIES
 from systolith.boards.build import board_named, check_timing, identity
 from systolith.boards.catalog import BOARDS
+from systolith.boards.top import HeldReset
 from systolith.errors import BuildError, ConfigError, MissingExtraError
 from systolith.hw.config import PRESETS
 from systolith.hw.export import rtlil_text
@@ -73,6 +75,23 @@ def test_identity_follows_configuration_and_board():
              *(identity(other, board.config) for other in BOARDS.values())}
     assert len(names) == 2 + len(BOARDS)
     assert identity(board, board.config) == identity(board, board.config)
+
+
+def test_a_reset_ends_once_and_for_all():
+    held = HeldReset(8)
+    seen = []
+
+    async def bench(ctx):
+        for running in (0, 0, *40 * (1,), 0, *20 * (1,)):
+            ctx.set(held.running, running)
+            await ctx.tick()
+            seen.append(ctx.get(held.reset))
+
+    simulator = Simulator(held)
+    simulator.add_clock(1e-6)
+    simulator.add_testbench(bench)
+    simulator.run()
+    assert seen == [1, 1, *7 * [1], *33 * [0], *8 * [1], *13 * [0]]
 
 
 class _Memories(wiring.Component):

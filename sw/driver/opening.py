@@ -52,9 +52,11 @@ def open(device: str | Sequence[str], *, config: str | Path | Config | None = No
         (also in the place of the configuration's SDRAM), and `backdoor=True` to load programs and
         images past the link, for large networks. For "serial": `baud`. For all links: `silence`,
         the seconds without an answer after which a device is given up, and `streaming=False` to
-        send and compute one after the other. For "dask": `worker_device`, the name of the device
-        that each worker opens, `timeout`, the seconds in which the scheduler must be there, and
-        what `worker_device` has for options.
+        send and compute one after the other. For "pty" and "tcp": `timeout`, the seconds until a
+        request is repeated, as long as no round trip has been timed; raise both for a slow
+        simulation. For "dask": `worker_device`, the name of the device that each worker opens,
+        `timeout`, the seconds in which the scheduler must be there, and what `worker_device` has
+        for options.
 
     Raises
     ------
@@ -174,7 +176,7 @@ def _tcp(address: str, **options: Any) -> Machine:
 _OPENERS: dict[str, tuple[Callable[..., Any], tuple[str, ...]]] = {
     "golden": (_golden, ()),
     "rtl": (_rtl, ("backdoor", "memory_latency", "memory_bytes_per_cycle")),
-    "pty": (_pty, ("silence", "streaming")),
+    "pty": (_pty, ("silence", "streaming", "timeout")),
     "serial": (_serial, ("baud", "silence", "streaming")),
-    "tcp": (_tcp, ("silence", "streaming")),
+    "tcp": (_tcp, ("silence", "streaming", "timeout")),
 }

@@ -8,7 +8,7 @@ import tty
 from collections.abc import Callable
 from contextlib import suppress
 from pathlib import Path
-from typing import Protocol
+from typing import Any, Protocol
 
 from systolith.errors import InputError, LinkError, MissingExtraError
 from systolith.hw.config import Config, load_config
@@ -22,6 +22,9 @@ STEP = 20_000
 
 SETTLE_CYCLES = 8_000_000
 """How long the device runs at full speed after the last byte; the longest request needs less."""
+
+SLOW_STEP = 1_000
+"""The same of a netlist, which takes some hundred cycles for a byte, and much longer for each."""
 
 IDLE_STEP = 256
 IDLE_SECONDS = 0.02
@@ -114,8 +117,12 @@ class TcpPort:
         self._listener.close()
 
 
-def serve_device(device: ByteDevice, port: Port, stop: Callable[[], bool]) -> None:
-    """Move bytes between a simulated device and a port, and let time pass, until `stop()`."""
+def serve_device(device: ByteDevice, port: Port, stop: Callable[[], bool], *,
+                 step: int = STEP) -> None:
+    """Move bytes between a simulated device and a port, and let time pass, until `stop()`.
+
+    The port is looked at every `step` cycles while something happens.
+    """
     quiet = SETTLE_CYCLES
     while not stop():
         resting = quiet >= SETTLE_CYCLES
@@ -125,13 +132,13 @@ def serve_device(device: ByteDevice, port: Port, stop: Callable[[], bool]) -> No
             device.link_write(received)
         if sent or received:
             quiet = 0
-        quiet += device.step(IDLE_STEP if quiet >= SETTLE_CYCLES else STEP, until_bytes=1)
+        quiet += device.step(IDLE_STEP if quiet >= SETTLE_CYCLES else step, until_bytes=1)
 
 
 def serve(config: str | Path | Config = "default", *, pty: bool = False, tcp: str | None = None,
-          memory_latency: int | None = None, announce: Callable[[str], None] = print,
-          stop: threading.Event | None = None) -> None:
-    """Serve the SoC's RTL, verilated, until interrupted.
+          memory_latency: int | None = None, netlist: Path | None = None,
+          announce: Callable[[str], None] = print, stop: threading.Event | None = None) -> None:
+    """Serve the SoC's RTL, or a board's netlist, verilated, until interrupted.
 
     Parameters
     ----------
@@ -141,31 +148,43 @@ def serve(config: str | Path | Config = "default", *, pty: bool = False, tcp: st
         Serve on a new pseudo-terminal, or on "HOST:PORT".
     memory_latency
         Cycles of the simulated main memory; None takes the configuration's SDRAM, if it has one.
+    netlist
+        Folder of a board's build, whose netlist is simulated between its pins instead.
     announce
         Called with the name under which `systolith.open` finds the device.
     stop
         Set it from another thread to end the service.
 
-    Raises `InputError` for an address that is none, `LinkError` when the port is taken.
+    Raises `InputError` for an address that is none, `LinkError` when the port is taken, and
+    `BuildError` when there is no netlist that can be simulated.
     """
     if pty == (tcp is not None):
         raise InputError("name exactly one port to serve on: a pty, or HOST:PORT")
-    chosen = load_config(config)
-    try:
-        from systolith.sim.verilated import VerilatedDevice
-    except ModuleNotFoundError as error:
-        raise MissingExtraError(f"simulating the hardware needs {error.name}: pip install "
-                                "'systolith[hw,sim]'") from None
     host, _, number = (tcp or ":").rpartition(":")
     if tcp is not None and (not host or not number.isdecimal() or int(number) > 65535):
         raise InputError(f"'{tcp}' is not HOST:PORT: name both, as in localhost:4000")
     ended = stop or threading.Event()
-    with VerilatedDevice(chosen, memory_latency=memory_latency) as device:
+    with _simulation(config, memory_latency, netlist) as device:
         port: Port = PtyPort() if pty else TcpPort(host, int(number))
         try:
             announce(port.address)
-            serve_device(device, port, ended.is_set)
+            serve_device(device, port, ended.is_set, step=STEP if netlist is None else SLOW_STEP)
         except KeyboardInterrupt:
             pass
         finally:
             port.close()
+
+
+def _simulation(config: str | Path | Config, memory_latency: int | None,
+                netlist: Path | None) -> Any:
+    """The device to be served."""
+    try:
+        if netlist is not None:
+            from systolith.sim.netlist.folder import open_build
+
+            return open_build(netlist)
+        from systolith.sim.verilated import VerilatedDevice
+    except ModuleNotFoundError as error:
+        raise MissingExtraError(f"simulating the hardware needs {error.name}: pip install "
+                                "'systolith[hw,sim]'") from None
+    return VerilatedDevice(load_config(config), memory_latency=memory_latency)

@@ -1,0 +1,1 @@
+"""Simulation of a board's netlist, between its pins, before placement."""

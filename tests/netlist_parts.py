@@ -1,0 +1,118 @@
+"""A design with every kind of cell of which the netlists of boards are made, and its copies."""
+
+from amaranth import Cat, ClockSignal, Instance, Module, Mux, Signal, signed
+from amaranth.lib import wiring
+from amaranth.lib.memory import Memory
+from amaranth.lib.wiring import In, Out
+
+from systolith.hw.config import PRESETS
+from systolith.hw.multiplier import MultiplierBudget, registered_product
+
+__all__ = ["INPUTS", "MEMORIES", "OUTPUTS", "Parts"]
+
+INPUTS = 256
+OUTPUTS = 280
+
+MEMORIES = (
+    # bits a word, words, bits that are written together, whether a port reads and writes
+    (36, 512, 9, None), (18, 1024, 9, None), (9, 2048, 9, None), (4, 4096, 4, None),
+    (2, 8192, 2, None), (1, 16384, 1, None),
+    (18, 1024, 9, "kept"), (18, 1024, 9, "old"), (18, 1024, 9, "new"),
+)
+
+
+class _Platform:
+    """As much of a platform as multipliers ask for."""
+
+    def __init__(self):
+        self.multipliers = MultiplierBudget("ecp5", 100, PRESETS["small"])
+
+
+class Parts(wiring.Component):
+    """Memories, products, arithmetic, registers and a pad's register for both halves of a period.
+
+    With `primitives` products and the pad are cells of the ECP5, else what they stand for.
+    """
+
+    def __init__(self, random, *, primitives):
+        self._platform = _Platform() if primitives else None
+        self._init = [[random.getrandbits(bits) for _ in range(words)]
+                      for bits, words, _, _ in MEMORIES]
+        super().__init__({"i": In(INPUTS), "o": Out(OUTPUTS)})
+
+    def elaborate(self, platform):
+        m = Module()
+        parts = [
+            *(self._memory(m, *memory, init, k)
+              for k, (memory, init) in enumerate(zip(MEMORIES, self._init, strict=True))),
+            *(self._product(m, *spans) for spans in (
+                (0, (20, 18), (40, 18)), (1, (60, 9), (80, 16)), (2, (100, 12), (120, 14)))),
+            *self._arithmetic(m),
+            self._pad(m),
+        ]
+        assert sum(map(len, parts)) == OUTPUTS
+        m.d.comb += self.o.eq(Cat(parts))
+        return m
+
+    def _bits(self, start, count):
+        """Some of the inputs, which wrap."""
+        return Cat(self.i[(start + k) % INPUTS] for k in range(count))
+
+    def _memory(self, m, bits, words, granularity, shared, init, k):
+        memory = Memory(shape=bits, depth=words, init=init, attrs={"ram_style": "block"})
+        m.submodules[f"memory{k}"] = memory
+        write = memory.write_port(granularity=granularity)
+        read = memory.read_port(transparent_for=[write] if shared == "new" else [])
+        address = self._bits(31 * k, len(write.addr))
+        m.d.comb += [
+            write.addr.eq(address), write.data.eq(self._bits(31 * k + 50, bits)),
+            write.en.eq(self._bits(31 * k + 90, len(write.en))),
+            read.addr.eq(address if shared else self._bits(31 * k + 20, len(read.addr))),
+            read.en.eq(~write.en.any() if shared == "kept" else self._bits(31 * k + 95, 1)),
+        ]
+        return read.data
+
+    def _product(self, m, k, a, b):
+        """A product, while its operands and itself were all enabled at the right time."""
+        enables = [self._bits(200 + 3 * k + j, 1) for j in range(3)]
+        registered = k < 2
+        product = registered_product(
+            m, self._platform, "array", f"product{k}", self._bits(*a).as_signed(),
+            self._bits(*b).as_signed(), enable=enables[0],
+            **({"a_enable": enables[1], "b_enable": enables[2]} if registered else {}))
+        ready, valid = Signal(), Signal()
+        m.d.sync += [ready.eq(enables[1]),
+                     valid.eq(enables[0] & (ready if registered else 1))]
+        return Mux(valid, product, 0)
+
+    def _arithmetic(self, m):
+        """Carry chains, wide multiplexers, and registers of all kinds."""
+        a, b = self._bits(130, 20).as_signed(), self._bits(150, 20).as_signed()
+        total = Signal(signed(32), init=-5)
+        kept = Signal(24, init=0xABCDEF, reset_less=True)
+        select = self._bits(170, 5)
+        with m.If(self._bits(180, 1)):
+            m.d.sync += total.eq(total + a - b)
+        with m.If(self._bits(181, 1) & ~self._bits(182, 1)):
+            m.d.sync += kept.eq(Cat(kept[3:], self._bits(183, 3)))
+        small = Memory(shape=7, depth=16, init=range(16))
+        m.submodules.small = small
+        write, read = small.write_port(), small.read_port(domain="comb")
+        m.d.comb += [write.addr.eq(self._bits(190, 4)), write.data.eq(self._bits(195, 7)),
+                     write.en.eq(self._bits(186, 1)), read.addr.eq(self._bits(191, 4))]
+        return [total, kept, (a < b), self.i.bit_select(select << 2, 4), read.data]
+
+    def _pad(self, m):
+        """Both halves of a period, two cycles later than a plain register would have them."""
+        halves = self._bits(210, 2)
+        pad = Signal()
+        if self._platform is not None:
+            m.submodules.pad = Instance("ODDRX1F", i_SCLK=ClockSignal(), i_RST=0, i_D0=halves[0],
+                                        i_D1=halves[1], o_Q=pad)
+        else:
+            for _ in range(3):
+                later = Signal(2, reset_less=True)
+                m.d.sync += later.eq(halves)
+                halves = later
+            m.d.comb += pad.eq(Mux(ClockSignal(), halves[0], halves[1]))
+        return pad

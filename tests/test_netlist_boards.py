@@ -1,0 +1,103 @@
+"""Boards' netlists run the digits model behind their serial line, driven over a pseudo-terminal.
+
+The netlist is the one that placement would get. `pytest -m slow -k netlist -s` prints the figures.
+"""
+
+import threading
+import time
+from contextlib import contextmanager
+
+import numpy as np
+import pytest
+import torch
+
+import systolith
+from systolith.boards import build as board_build
+from systolith.boards import flow
+from systolith.boards.catalog import BOARDS
+from systolith.driver.simulate import SLOW_STEP, PtyPort, serve_device
+from systolith.hw.config import PRESETS
+from systolith.importer import import_model
+from systolith.models import digits
+from systolith.quantizer import quantize
+from systolith.sim.netlist.board import NetlistDevice
+from systolith.sim.netlist.convert import read_netlist
+
+PATIENCE = 900.0
+"""Seconds that the driver gives a simulation that needs seconds for a frame."""
+
+
+@pytest.fixture(scope="module")
+def quantized():
+    """The quantized digits model, and one image of each digit."""
+    model, data = digits.train()
+    first = [int(np.flatnonzero(data.test_labels == digit)[0]) for digit in range(10)]
+    calibration = torch.from_numpy(data.train_images[:256])
+    return quantize(model, [calibration]), data.test_images[first]
+
+
+def synthesized(board, config, folder):
+    """The netlist of a board, by the first steps of its build."""
+    platform = board_build._elaborate(board, config, board_build.identity(board, config), folder)
+    flow.run_step(flow.steps(board, platform)[0], folder)
+    return read_netlist(folder / "top.json")
+
+
+@contextmanager
+def served(device):
+    """The name of a pseudo-terminal behind which a device runs; its failure ends the connection."""
+    port, stop, failures = PtyPort(), threading.Event(), []
+
+    def serve():
+        try:
+            serve_device(device, port, stop.is_set, step=SLOW_STEP)
+        except Exception as error:
+            failures.append(error)
+        finally:
+            port.close()
+
+    thread = threading.Thread(target=serve)
+    thread.start()
+    try:
+        yield port.address
+    finally:
+        stop.set()
+        thread.join(60)
+        if failures:
+            raise failures[0]
+
+
+SMALL = PRESETS["tiny"].replace(
+    sdram=BOARDS["ulx3s-85f"].config.sdram, memory_size=32 << 20, vector_taps=1,
+    clock_mhz=100.0)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("config", (SMALL, PRESETS["ulx3s-85f"]), ids=("4x4", "16x8"))
+def test_the_netlist_runs_the_digits_model(config, quantized, tmp_path):
+    model, images = quantized
+    program = systolith.compile(
+        import_model(model, torch.from_numpy(images[:1]), bias=config.bias,
+                     multiplier_bits=config.multiplier_bits), config=config, name="digits")
+    with systolith.open("golden", config=config) as golden:
+        expected = golden.run(program, images, dequantize=False)
+
+    board = BOARDS["ulx3s-85f"]
+    begun = time.monotonic()
+    netlist = synthesized(board, config, tmp_path)
+    synthesis = time.monotonic() - begun
+    with NetlistDevice(netlist, board, config) as device:
+        compiling = time.monotonic() - begun - synthesis
+        begun, cycle = time.monotonic(), device.cycle
+        with (served(device) as address,
+              systolith.open(address, config=config, silence=PATIENCE, timeout=PATIENCE) as opened):
+            levels = opened.run(program, images, dequantize=False)
+            last = opened.last_run
+        seconds, cycles = time.monotonic() - begun, device.cycle - cycle
+    print(f"\n{config.rows}x{config.columns}: synthesis {synthesis:.0f} s, compiled in "
+          f"{compiling:.0f} s, {cycles:,} cycles in {seconds:.0f} s "
+          f"({cycles / seconds:,.0f} a second), {last.cycles:,} cycles an image, "
+          f"{len(program.image):,} bytes of program at {board.baud:,} baud, "
+          f"{np.count_nonzero(levels != expected)} of {levels.size} values differ")
+    assert np.array_equal(levels, expected)
+    assert len(set(levels.argmax(axis=1))) > 5
