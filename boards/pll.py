@@ -1,7 +1,7 @@
 """Clocks by the families' phase-locked loops: the dividers for a frequency, and the primitives.
 
 Limits are those of the data sheets: Lattice FPGA-TN-02200 (ECP5 sysCLOCK), FPGA-TN-02052 (iCE40
-sysCLOCK), Gowin UG286 (rPLL).
+sysCLOCK), Gowin UG286 (rPLL), AMD DS181 (Artix-7).
 """
 
 from dataclasses import dataclass
@@ -11,7 +11,7 @@ from amaranth import Const, Instance, Signal
 from systolith.errors import BuildError
 
 __all__ = ["Dividers", "ecp5_dividers", "ecp5_pll", "gowin_dividers", "gowin_pll",
-           "ice40_dividers", "ice40_pll"]
+           "ice40_dividers", "ice40_pll", "series7_dividers", "series7_pll"]
 
 _TOLERANCE = 0.005
 
@@ -126,4 +126,29 @@ def gowin_pll(m, source, dividers: Dividers, *, device: str):
         i_CLKIN=source, i_CLKFB=Const(0), i_RESET=Const(0), i_RESET_P=Const(0),
         i_FBDSEL=Const(0, 6), i_IDSEL=Const(0, 6), i_ODSEL=Const(0, 6), i_PSDA=Const(0, 4),
         i_FDLY=Const(0, 4), i_DUTYDA=Const(0, 4), o_CLKOUT=clock, o_LOCK=locked)
+    return clock, locked
+
+
+def series7_dividers(source_mhz: float, wanted_mhz: float) -> Dividers:
+    """PLLE2_BASE of speed grade -1: phase detector 19 to 450 MHz, oscillator 800 to 1600 MHz.
+    Raises `BuildError` when there is no way."""
+    return _choose((
+        Dividers(reference, feedback, output, source_mhz * feedback / reference / output)
+        for reference in range(1, 57) if 19 <= source_mhz / reference <= 450
+        for feedback in range(2, 65) if 800 <= source_mhz * feedback / reference <= 1600
+        for output in range(1, 129)), wanted_mhz, source_mhz)
+
+
+def series7_pll(m, source, dividers: Dividers):
+    """A PLLE2_BASE with a global buffer. Returns its output and whether it is locked."""
+    unbuffered, feedback = Signal(), Signal()
+    clock, locked = Signal(name="core_clock"), Signal(name="pll_locked")
+    source_mhz = dividers.mhz * dividers.reference * dividers.output / dividers.feedback
+    m.submodules.pll = Instance(
+        "PLLE2_BASE",
+        p_CLKIN1_PERIOD=1e3 / source_mhz, p_DIVCLK_DIVIDE=dividers.reference,
+        p_CLKFBOUT_MULT=dividers.feedback, p_CLKOUT0_DIVIDE=dividers.output,
+        i_CLKIN1=source, i_CLKFBIN=feedback, i_RST=Const(0), i_PWRDWN=Const(0),
+        o_CLKFBOUT=feedback, o_CLKOUT0=unbuffered, o_LOCKED=locked)
+    m.submodules.pll_buffer = Instance("BUFG", i_I=unbuffered, o_O=clock)
     return clock, locked

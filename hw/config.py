@@ -276,12 +276,21 @@ PRESETS: dict[str, Config] = {
         weight_words=512, accumulator_words=128, parameter_words=64,
         vector_taps=1, vector_accumulator_words=64, vector_weight_words=64,
         memory_bytes_per_beat=4, memory_size=32 << 20, sdram="MT48LC16M16A2-7E", timestamps=64,
-        clock_mhz=90.0),
+        clock_mhz=50.0),
     "ulx3s-85f": Config(
         rows=16, columns=8, lanes=4, scratchpad_banks=8, scratchpad_bank_words=1024,
         weight_words=4096, accumulator_words=256, parameter_words=256,
         vector_accumulator_words=256, vector_weight_words=256, memory_bytes_per_beat=4,
-        memory_size=32 << 20, sdram="MT48LC16M16A2-7E", clock_mhz=100.0),
+        memory_size=32 << 20, sdram="MT48LC16M16A2-7E", clock_mhz=50.0),
+    "arty-a7-35t": Config(
+        rows=8, columns=8, lanes=4, scratchpad_banks=4, scratchpad_bank_words=512,
+        weight_words=1024, accumulator_words=256, parameter_words=128, vector_taps=1,
+        vector_accumulator_words=128, vector_weight_words=128, memory_bytes_per_beat=4,
+        memory_size=1 << 16, timestamps=64, clock_mhz=60.0),
+    "arty-a7-100t": Config(
+        scratchpad_bank_words=512, weight_words=2048, accumulator_words=256, lanes=8,
+        vector_accumulator_words=256, vector_weight_words=256, vector_taps=1,
+        memory_size=1 << 18, timestamps=64, clock_mhz=60.0),
 }
 """Named configurations: `tiny` 4x4, `small` 8x8, `default` 16x16, and `int4` with as many
 multipliers as `default`, each of which does two products with 4-bit weights."""

@@ -38,6 +38,9 @@ def build_boards(name: str, config: str | None, folder: Path, *, program: bool,
     print_builds(console, results)
     for result in results:
         check_timing(result)
+    if program and results[0]["bitstream"] is None:
+        raise MissingExtraError(f"{boards[0].title} has no bitstream: install Vivado, which builds "
+                                "it")
     if program:
         load_bitstream(boards[0], Path(results[0]["bitstream"]))
         console.print(f"loaded {results[0]['bitstream']}")
@@ -56,7 +59,10 @@ def print_builds(console: Console, results: list[dict[str, Any]]) -> None:
                     for clock, mhz in result["fmax_mhz"].items()),
           result["peak_gops"], result["seconds"], result["identity"]] for result in results]))
     for result in results:
-        console.print(f"{result['board']}: {result['bitstream']}", soft_wrap=True)
+        where = result["bitstream"] or (
+            "a project for Vivado, which is not installed here: unbuilt; run vivado -mode batch "
+            "-source top.tcl in its folder")
+        console.print(f"{result['board']}: {where}", soft_wrap=True)
 
 
 def load_bitstream(board: Any, bitstream: Path) -> None:
