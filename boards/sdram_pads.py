@@ -5,16 +5,45 @@ chip takes them, and its words are caught by the pads' registers half a period a
 after it sends them.
 """
 
+from math import ceil, floor
+
 from amaranth import Const, Module
 from amaranth.lib import io, wiring
 from amaranth.lib.wiring import In
 
+from systolith.errors import BuildError
 from systolith.hw.sdram import SdramPins
+from systolith.hw.sdram_chips import SdramChip
 
-__all__ = ["READ_DELAY", "SdramPads"]
+__all__ = ["PAD_NS", "SdramPads", "read_delay"]
 
-READ_DELAY = 2
-"""Registers on the way: one in the pads of the commands, one in those of the data."""
+PAD_NS = 5.0
+"""What the FPGA's pads and the board's wires take in both directions together: assumed, not
+measured."""
+
+_MARGIN_NS = 1.0
+
+
+def read_delay(chip: SdramChip, clock_mhz: float) -> int:
+    """Cycles by which words arrive late, of which one is the commands' register in the pads.
+
+    With the period T, a word is there from tAC + `PAD_NS` to T + tOH + `PAD_NS` behind the edge of
+    the chip's clock that sends it. The pads' registers take it T/2 behind that edge when the clock
+    is slow, or 3T/2 behind it.
+
+    Raises `BuildError` for the clocks in between, at which either is too close.
+    """
+    half = 500.0 / clock_mhz
+    first, last = chip.tAC + PAD_NS, 2 * half + chip.tOH + PAD_NS
+    margins = {delay: min(edge - first, last - edge)
+               for delay, edge in ((1, half), (2, 3 * half))}
+    best = max(margins, key=margins.__getitem__)
+    if margins[best] < _MARGIN_NS:
+        raise BuildError(f"at {clock_mhz:g} MHz no edge of the clock is safe for reading "
+                         f"{chip.name}: choose a clock_mhz of at most "
+                         f"{floor(500 / (first + _MARGIN_NS))}, or of "
+                         f"{ceil(500 / (chip.tOH + PAD_NS - _MARGIN_NS))} and more")
+    return best
 
 
 class SdramPads(wiring.Component):

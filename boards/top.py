@@ -18,7 +18,7 @@ from systolith.hw.sdram import SdramController
 from systolith.hw.soc import SoC
 
 from .board import FAMILIES, Board
-from .sdram_pads import READ_DELAY, SdramPads
+from .sdram_pads import SdramPads, read_delay
 
 __all__ = ["BoardTop", "HeldReset"]
 
@@ -95,7 +95,7 @@ class BoardTop(Elaboratable):
             return BlockMemory(self.config)
         m.submodules.pads = pads = SdramPads(chip)
         controller = SdramController(self.config, chip, self.config.clock_mhz * 1e6,
-                                     read_delay=READ_DELAY)
+                                     read_delay=read_delay(chip, self.config.clock_mhz))
         wiring.connect(m, controller.pins, pads.pins)
         return controller
 

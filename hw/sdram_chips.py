@@ -62,6 +62,8 @@ class SdramChip:
         Mean time between two AUTO REFRESH, ns.
     power_up : float
         Time with a stable clock before the first command, ns.
+    tAC, tOH : float
+        Clock to a word's arrival on the bus, and how long it stays behind the next clock, ns.
     initial_refreshes : int
         AUTO REFRESH commands before the mode register is loaded.
     """
@@ -82,6 +84,8 @@ class SdramChip:
     tMRD: int = 2
     tREFI: float
     power_up: float = 200_000.0
+    tAC: float = 5.4
+    tOH: float = 2.7
     initial_refreshes: int = 8
 
     def __post_init__(self) -> None:

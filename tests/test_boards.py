@@ -3,6 +3,7 @@
 import json
 import stat
 import sys
+from pathlib import Path
 
 import pytest
 from amaranth.hdl import ClockDomain, Module
@@ -11,17 +12,19 @@ from amaranth.lib.memory import Memory
 from amaranth.lib.wiring import In, Out
 from amaranth.sim import Simulator
 
-from systolith.bitstreams import build_boards, load_bitstream
+from systolith.bitstreams import build_boards, load_bitstream, print_builds
 from systolith.boards import build as board_build
 from systolith.boards import flow, pll
 from systolith.boards.board import FAMILIES
 from systolith.boards.build import board_named, check_timing, identity
 from systolith.boards.catalog import BOARDS
+from systolith.boards.sdram_pads import read_delay
 from systolith.boards.top import HeldReset
 from systolith.errors import BuildError, ConfigError, MissingExtraError
 from systolith.hw.config import PRESETS
 from systolith.hw.export import rtlil_text
 from systolith.hw.multiplier import MultiplierBudget, demand
+from systolith.hw.sdram_chips import MT48LC16M16A2_7E
 from systolith.summary import terminal
 
 
@@ -63,6 +66,14 @@ def test_every_board_has_a_preset_and_a_platform(name):
     assert board.family in FAMILIES
 
 
+def test_words_of_the_sdram_are_read_at_a_safe_edge():
+    delays = {mhz: read_delay(MT48LC16M16A2_7E, mhz) for mhz in (25, 40, 43, 75, 80, 100)}
+    assert delays == {25: 1, 40: 1, 43: 1, 75: 2, 80: 2, 100: 2}
+    for mhz in (44, 50, 66.7, 74):
+        with pytest.raises(BuildError, match=r"no edge of the clock is safe.*at most 43, or of 75"):
+            read_delay(MT48LC16M16A2_7E, mhz)
+
+
 def test_an_unknown_board_is_named():
     with pytest.raises(ConfigError, match="no board 'ulx4': choose one of ulx3s-85f"):
         board_named("ulx4")
@@ -71,7 +82,7 @@ def test_an_unknown_board_is_named():
 def test_identity_follows_configuration_and_board():
     board = next(iter(BOARDS.values()))
     names = {identity(board, board.config), identity(board, board.config.replace(timestamps=32)),
-             identity(board, board.config.replace(clock_mhz=50.0)),
+             identity(board, board.config.replace(clock_mhz=80.0)),
              *(identity(other, board.config) for other in BOARDS.values())}
     assert len(names) == 2 + len(BOARDS)
     assert identity(board, board.config) == identity(board, board.config)
@@ -128,7 +139,8 @@ def test_multipliers_go_to_the_widest_products_first():
     wanted = demand(config)
     assert wanted["array"] == 64
     assert wanted["requantizer"] == 4 * config.lanes
-    budget = MultiplierBudget("ecp5", wanted["requantizer"] + 3, config)
+    wide = wanted["requantizer"] + wanted["residual"]
+    budget = MultiplierBudget("ecp5", wide + 3, config)
     assert [budget.take("array") for _ in range(4)] == [True, True, True, False]
     assert budget.take("requantizer")
     assert not budget.take("vector")
@@ -154,6 +166,30 @@ def test_a_tool_that_hangs_is_stopped(tmp_path):
     with pytest.raises(BuildError, match="did not end within 1 s"):
         flow.run_step(_step(sys.executable, "-c", "import time; time.sleep(60)"), tmp_path,
                       deadline=1)
+
+
+def test_a_vendors_tool_that_is_missing_leaves_a_project(tmp_path, monkeypatch, capsys):
+    monkeypatch.setenv("PATH", str(tmp_path / "empty"))
+    config = PRESETS["tiny"].replace(clock_mhz=50.0)
+    result = board_build.build_board(BOARDS["arty-a7-35t"], config, folder=tmp_path / "out")
+    assert result["bitstream"] is None
+    assert {"top.tcl", "top.v", "top.xdc"} <= {path.name for path in (tmp_path / "out").iterdir()}
+    print_builds(terminal(), [result])
+    assert "unbuilt; run vivado" in " ".join(capsys.readouterr().out.split())
+
+
+def test_a_vendors_tool_is_run_and_its_timing_looked_at(tmp_path, monkeypatch):
+    tool = tmp_path / "vivado"
+    tool.write_text('#!/bin/sh\necho bits > top.bit\necho "$VERDICT" > top_timing.rpt\n')
+    tool.chmod(tool.stat().st_mode | stat.S_IEXEC)
+    monkeypatch.setenv("PATH", f"{tmp_path}:/usr/bin:/bin")
+    config = PRESETS["tiny"].replace(clock_mhz=50.0)
+    monkeypatch.setenv("VERDICT", "All user specified timing constraints are met.")
+    result = board_build.build_board(BOARDS["arty-a7-35t"], config, folder=tmp_path / "out")
+    assert Path(result["bitstream"]).read_text() == "bits\n"
+    monkeypatch.setenv("VERDICT", "Timing constraints are not met.")
+    with pytest.raises(BuildError, match="arty-a7-35t misses its timing"):
+        board_build.build_board(BOARDS["arty-a7-35t"], config, folder=tmp_path / "late")
 
 
 def test_missed_timing_fails():

@@ -27,9 +27,6 @@ PAD_NS = 5.0
 """What pads and wires take on the way to the SDRAM chip and back, by default: a plausible figure,
 not a measured one."""
 
-_ACCESS_NS, _HOLD_NS = 5.4, 2.7
-"""tAC and tOH of the chips: from the clock's edge to the word, and from the next one to its end."""
-
 _HARNESS = Path(__file__).parents[1] / "device" / "netlist.cpp"
 _PINS = {
     "oscillator": r"clk\d+_0__io", "rx": "uart_0__rx__io", "tx": "uart_0__tx__io",
@@ -137,7 +134,7 @@ class NetlistDevice:
         self._library = _load(build_netlist(netlist))
         options = _Options(
             settings_of(chip, clock_hz), chip.size, ratio.numerator, ratio.denominator,
-            0.5e9 / oscillator_hz / ratio.numerator, board.baud, _ACCESS_NS, _HOLD_NS, pad_ns)
+            0.5e9 / oscillator_hz / ratio.numerator, board.baud, chip.tAC, chip.tOH, pad_ns)
         handle = self._library.netlist_create(ctypes.byref(options))
         if not handle:
             raise DeviceError(f"no room for the {chip.size} bytes of the simulated {chip.name}: "
