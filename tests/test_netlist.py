@@ -122,6 +122,7 @@ def netlist_of(kind, parameters=(), connections=(), ports=()):
     ("EHXPLLL", {"FEEDBK_PATH": "INT_OP"}, {}, "has FEEDBK_PATH=INT_OP"),
     ("EHXPLLL", {}, {"CLKOS": [7]}, "has pin CLKOS in use"),
     ("ODDRX1F", {}, {"RST": [7]}, "has pin RST in use"),
+    ("TRELLIS_FF", {"LSRMODE": "PRLD"}, {}, "TRELLIS_FF x has LSRMODE=PRLD"),
     ("ODDRX2F", {}, {}, "cell x is a ODDRX2F, of which there is no model"),
 ))
 def test_what_no_model_has_is_refused(kind, parameters, connections, message):

@@ -12,10 +12,6 @@ from systolith.errors import BuildError
 
 __all__ = ["MODELS", "YOSYS_CELLS", "Model", "check", "parameter"]
 
-YOSYS_CELLS = frozenset({
-    "CCU2C", "L6MUX21", "LUT4", "PFUMX", "TRELLIS_DPR16X4", "TRELLIS_FF", "TRELLIS_IO"})
-"""Cells that yosys' own models simulate."""
-
 
 @dataclass(frozen=True, kw_only=True)
 class Model:
@@ -50,6 +46,15 @@ def _one_of(*values: Any) -> frozenset[Any]:
 def _numbered(value: str, *names: str, start: int = 0, count: int) -> dict[str, str]:
     return {f"{name}{i}": value for name in names for i in range(start, start + count)}
 
+
+YOSYS_CELLS: dict[str, dict[str, frozenset[Any]]] = {
+    "CCU2C": {}, "L6MUX21": {}, "LUT4": {}, "PFUMX": {}, "TRELLIS_DPR16X4": {},
+    "TRELLIS_FF": {"LSRMODE": _one_of("LSR"), "CEMUX": _one_of("0", "1", "CE", "INV"),
+                   "CLKMUX": _one_of("CLK", "INV"), "LSRMUX": _one_of("LSR", "INV"),
+                   "SRMODE": _one_of("ASYNC", "LSR_OVER_CE")},
+    "TRELLIS_IO": {"DIR": _one_of("INPUT", "OUTPUT", "BIDIR")},
+}
+"""Cells that have the meaning of yosys' own models, and the values that some settings may have."""
 
 _WIDTHS = _one_of(1, 2, 4, 9, 18, 36)
 _NOT_USED = _one_of("DISABLED")
@@ -108,13 +113,21 @@ def parameter(text: str) -> int | str:
 
 
 def check(name: str, cell: Mapping[str, Any], defaults: Mapping[str, str]) -> None:
-    """Raise `BuildError` when the model of a cell lacks a setting of it, or a pin that it uses."""
+    """Raise `BuildError` when the model of a cell lacks a setting of it, or a pin that it uses, or
+    when there is no model."""
     kind = cell["type"]
-    model = MODELS[kind]
-    given = {key: parameter(value) for key, value in {**defaults, **cell["parameters"]}.items()}
-    for key, allowed in model.settings.items():
+    model = MODELS.get(kind)
+    if model is None and kind not in YOSYS_CELLS:
+        raise BuildError(f"the netlist's cell {name} is a {kind}, of which there is no model: only "
+                         "netlists of ECP5 boards are simulated")
+    # Defaults of yosys' own cells are as those models want them.
+    given = {key: parameter(value) for key, value in {
+        **(defaults if model else {}), **cell["parameters"]}.items()}
+    for key, allowed in (YOSYS_CELLS[kind] if model is None else model.settings).items():
         if allowed is not None and key in given and given[key] not in allowed:
             raise _lacks(kind, name, f"{key}={given[key]}")
+    if model is None:
+        return
     for key in cell["parameters"]:
         if _family(key, "INITVAL_") not in model.settings:
             raise _lacks(kind, name, f"{key}={given[key]}")

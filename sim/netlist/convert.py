@@ -11,7 +11,7 @@ from typing import Any
 
 from systolith.errors import BuildError, MissingExtraError
 
-from .cells import MODELS, YOSYS_CELLS, check, parameter
+from .cells import MODELS, check, parameter
 from .logic import Net, carry, flip_flops, multiplexer
 
 __all__ = ["Netlist", "cell_models", "read_netlist"]
@@ -42,12 +42,8 @@ class Netlist:
         except (KeyError, TypeError, AttributeError):
             raise BuildError(f"there is no module '{top}' in the netlist: build it again") from None
         for name, cell in self._cells.items():
-            kind = cell["type"]
-            if kind in MODELS:
-                check(name, cell, self._modules.get(kind, {}).get("parameter_default_values", {}))
-            elif kind not in YOSYS_CELLS:
-                raise BuildError(f"the netlist's cell {name} is a {kind}, of which there is no "
-                                 "model: only netlists of ECP5 boards are simulated")
+            defaults = self._modules.get(cell["type"], {}).get("parameter_default_values", {})
+            check(name, cell, defaults)
 
     def of_kind(self, kind: str) -> list[Mapping[str, Any]]:
         """All cells of a kind."""
