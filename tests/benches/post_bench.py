@@ -346,7 +346,7 @@ async def short_instructions(dut):
     items = config.columns // config.lanes
     in_flight = 8 if config.lanes > 1 else 2
     # An instruction is accepted, checked, and begun, each in a cycle of its own.
-    turn = max(in_flight * max(items, 3), Stages(config).write + 2 + items)
+    turn = max(in_flight * max(items + 1, 3), Stages(config).write + 2 + items)
     span = setup.writes.times[-1] - setup.writes.times[0]
     assert span <= turn * count // in_flight, span
 
