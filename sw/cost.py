@@ -49,6 +49,9 @@ the memory's latency, a queue."""
 FILL_LEAD = 30
 """Cycles before the end of a fill in which what follows it is asked for."""
 
+_REQUEST_TURN = 5
+"""Cycles of a request's turn between the mover and main memory, beside the latency."""
+
 _TILE_LEAD = 2
 """Cycles from the beginning of a tile's reading to the first pixel that may meet it."""
 
@@ -309,8 +312,8 @@ class _Model:
         beats, cycles = transfer_cycles(self.config, instruction)
         if isinstance(instruction, Load):
             ahead = self.config.outstanding_reads
-            cycles = max(cycles, (requests(self.config, instruction) - ahead) * (self.latency + 1)
-                         // ahead)
+            cycles = max(cycles, (requests(self.config, instruction) - ahead)
+                         * (self.latency + _REQUEST_TURN) // ahead)
         return beats, cycles
 
     def _retire(self, queue: int, index: int, end: int, done: int) -> None:
