@@ -25,11 +25,11 @@ class RoundRobin:
         with m.Switch(last):
             for previous in range(count):
                 with m.Case(previous):
-                    # Statements further down win: the next one in turn comes last.
+                    first = Const(0)
                     for distance in range(count, 0, -1):
                         index = (previous + distance) % count
-                        with m.If(requests[index]):
-                            m.d.comb += self.choice.eq(index)
+                        first = Mux(requests[index], index, first)
+                    m.d.comb += self.choice.eq(first)
         with m.If(advance):
             m.d.sync += last.eq(self.choice)
 
@@ -149,11 +149,11 @@ class MemoryArbiter(wiring.Component):
         hurried = Signal(count)
         m.d.comb += hurried.eq(Cat(*requests) & Cat(wish.payload.hurry for wish in wishes))
         turn = RoundRobin(m, requests, accepted & ~hurried.any(), "reader")
-        choice = Signal.like(turn.choice)
-        m.d.comb += choice.eq(turn.choice)
+        chosen = turn.choice
         for index in reversed(range(count)):
-            with m.If(hurried[index]):
-                m.d.comb += choice.eq(index)
+            chosen = Mux(hurried[index], index, chosen)
+        choice = Signal.like(turn.choice)
+        m.d.comb += choice.eq(chosen)
         with m.If(accepted):
             m.d.sync += held.eq(1)
         with m.Elif(port.request.ready & ~older_write):
