@@ -22,7 +22,7 @@ ON_WHEEL := PYTHONPATH=$(CURDIR)/$(INSTALLED) $(PYTEST)
 
 .DEFAULT_GOAL := help
 .PHONY: help setup demo test lint types check-tests installed cocotb bench conformance faults fuzz \
-	bitstreams clean distclean
+	netlists bitstreams clean distclean
 
 help:  ## list the jobs
 	@grep -hE '^[a-z-]+:.*  ## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*  ## /\1|/' | \
@@ -82,6 +82,9 @@ faults: $(DEV_STAMP)  ## the link under a million damaged frames
 
 fuzz: $(DEV_STAMP)  ## a hundred thousand damaged programs
 	$(PYTEST) -m slow -k fuzz
+
+netlists: $(DEV_STAMP)  ## the netlists of boards, run between their pins
+	$(PYTEST) -m slow -k netlist -s
 
 bitstreams: $(DEV_STAMP)  ## all boards that the open tools can build
 	$(BIN)/systolith build all

