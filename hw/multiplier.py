@@ -107,13 +107,15 @@ def _operand_bits(value):
 
 def _mult18x18d(m, name, a, b, product, a_enable, b_enable):
     """ECP5's 18x18 multiplier (FPGA-TN-02205), signed, with an output register and the input
-    registers that are asked for."""
+    registers that are asked for.
+
+    Inputs for chains of multipliers stay unconnected: zeros on them would be thousands of wires.
+    """
     operands = [Signal(signed(18), name=f"{name}_{letter}") for letter in "ab"]
     m.d.comb += [operands[0].eq(a), operands[1].eq(b)]
     bits = {f"{direction}_{letter}{i}": value[i]
             for letter, direction, value in (("A", "i", operands[0]), ("B", "i", operands[1]))
             for i in range(18)}
-    unused = {f"i_SRI{letter}{i}": Const(0) for letter in "AB" for i in range(18)}
     wide = Signal(36, name=f"{name}_wide")
     m.submodules[name] = Instance(
         "MULT18X18D",
@@ -126,5 +128,5 @@ def _mult18x18d(m, name, a, b, product, a_enable, b_enable):
         i_CE2=Const(1), i_CE3=Const(1),
         **{f"i_CLK{k}": Const(0) for k in (1, 2, 3)}, **{f"i_RST{k}": Const(0) for k in range(4)},
         i_SIGNEDA=Const(1), i_SIGNEDB=Const(1), i_SOURCEA=Const(0), i_SOURCEB=Const(0),
-        **bits, **unused, **{f"o_P{i}": wide[i] for i in range(36)})
+        **bits, **{f"o_P{i}": wide[i] for i in range(36)})
     m.d.comb += product.eq(wide)
