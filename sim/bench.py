@@ -82,7 +82,7 @@ def run_bench(component: Any, module: str, *, parameters: dict[str, Any] | None 
     if simulator not in ("verilator", "icarus"):
         raise BuildError(f"no simulator '{simulator}': SIM must be verilator or icarus")
     seed = int(os.environ.get("SEED", "1")) if seed is None else seed
-    verilog = verilog_of(component, name)
+    verilog = verilog_of(component, name, processes=simulator == "verilator")
     folder = build_folder() / "benches" / _test_name(module, simulator)
     shutil.rmtree(folder, ignore_errors=True)
     folder.mkdir(parents=True)

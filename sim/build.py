@@ -75,17 +75,18 @@ def require(module: str) -> ModuleType:
                                 "pip install 'systolith[sim]'") from None
 
 
-def verilog_of(component: object, name: str = "top") -> str:
+def verilog_of(component: object, name: str = "top", *, processes: bool = True) -> str:
     """SystemVerilog of an Amaranth component, cached by the design's RTLIL.
 
-    Raises `MissingExtraError` without amaranth, `BuildError` when yosys fails.
+    `processes` is `systolith.hw.export.verilog_from_rtlil`'s. Raises `MissingExtraError` without amaranth, `BuildError` when yosys fails.
     """
     require("amaranth")
     from systolith.hw import export
 
     text = export.rtlil_text(component, name)
-    return _cached_verilog([text, Path(export.__file__).read_text()],
-                           lambda: export.verilog_from_rtlil(text))
+    return _cached_verilog(
+        [text, str(processes), Path(export.__file__).read_text()],
+        lambda: export.verilog_from_rtlil(text, processes=processes))
 
 
 def verilog_of_config(kind: str, config: Config, make: Callable[[], object]) -> str:
