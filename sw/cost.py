@@ -24,6 +24,8 @@ from systolith.hw.isa import (
     Vector,
 )
 
+from .conflicts import read_waits, write_waits
+
 __all__ = ["LATENCY", "Estimate", "estimate", "requests", "transfer_cycles", "work_cycles"]
 
 LOAD_BURST_BEATS = 32
@@ -42,21 +44,24 @@ BEGIN = 3
 ISSUE = (1, 0, 1, 0, 2)
 """Cycles between the last work of an instruction and the first of the next, a queue."""
 
-LATENCY = (4, 8, 8, 24, 4)
+LATENCY = (4, 8, 8, 24, 7)
 """Cycles from the last work of an instruction to its retirement, without the array's rows and
 the memory's latency, a queue."""
+
+END = 5
+"""Cycles from the last retirement to the end of the run."""
 
 FILL_LEAD = 30
 """Cycles before the end of a fill in which what follows it is asked for."""
 
-_REQUEST_TURN = 5
+_REQUEST_TURN = 2.5
 """Cycles of a request's turn between the mover and main memory, beside the latency."""
+
+_FURTHER_BEAT = 8
+"""Cycles that a small request's turn takes longer for each beat behind its first."""
 
 _TILE_LEAD = 2
 """Cycles from the beginning of a tile's reading to the first pixel that may meet it."""
-
-_VECTOR_RIVALS = 2
-"""Readers that the vector unit gives way to."""
 
 START = 60
 """Cycles from the run command to the first instruction, without the memory's latency."""
@@ -103,19 +108,6 @@ def work_cycles(config: Config, instruction: Instruction) -> int:
     return 0
 
 
-def conflict_cycles(config: Config, instruction: Instruction) -> int:
-    """Cycles that an instruction can expect to give way to readers of higher priority.
-
-    While the vector unit works, array and post-processor keep walking through the banks: a new run
-    of words meets one of them with a chance of one bank in all, gives way once, and then stays
-    beside it.
-    """
-    if not isinstance(instruction, Vector) or instruction.reduce:
-        return 0
-    runs = instruction.count_1 * instruction.count_2 * instruction.count_3
-    return -(-runs * _VECTOR_RIVALS // config.scratchpad_banks)
-
-
 def transfer_cycles(config: Config, instruction: Instruction) -> tuple[int, int]:
     """Beats of a transfer, and the cycles that it takes at least."""
     beat, rate = config.memory_bytes_per_beat, config.memory_beat_cycles
@@ -147,6 +139,12 @@ def requests(config: Config, instruction: Load) -> int:
     """Read requests that a LOAD makes: a burst or more for each chunk."""
     touched = _touched(0, instruction.chunk_bytes, 0, config.memory_bytes_per_beat)
     return (-(-int(touched) // LOAD_BURST_BEATS) * instruction.chunks
+            * instruction.rows * instruction.planes)
+
+
+def _scratchpad_words(config: Config, instruction: Load) -> int:
+    """Words that a LOAD of activations writes."""
+    return (-(-instruction.chunk_bytes * instruction.chunks // config.rows)
             * instruction.rows * instruction.planes)
 
 
@@ -189,9 +187,12 @@ class _Model:
         self.latency = latency
         self.port = START + latency
         self.arrived = 0  # when everything that was asked for is there
+        self.awaited = 0  # when the last word of a LOAD is
         self.last = -1  # queue that used the port last
         self.tile_read = 0   # when the array's loader has read its last tile
         self.pass_begun = 0  # when the array's last pass began
+        self.passes: Array | None = None  # what the array has begun last
+        self.results: Post | None = None  # what the post-processor has begun last
         self.rate = config.memory_beat_cycles
         self.fetch_beats = max(1, INSTRUCTION_BYTES // config.memory_bytes_per_beat)
         self.fetch_cycles = self.fetch_beats * self.rate
@@ -205,7 +206,8 @@ class _Model:
         self.retired: list[list[int]] = [[] for _ in range(number)]
         self.free = [0] * number
         self.left = [0] * number   # beats still to move of the instruction that has begun
-        self.slack = [0] * number  # cycles that it takes beyond its beats
+        self.moves = [0] * number  # its beats in all
+        self.takes = [0] * number  # its cycles
         self.work: list[list[int]] = [[] for _ in range(number)]
         self.ready: list[int | None] = [None] * number
         self.beats = self.fetches = count * self.fetch_beats
@@ -254,8 +256,9 @@ class _Model:
         instruction = self.lists[queue][index]
         if isinstance(instruction, Load | Store):
             if not self.left[queue]:
-                self.left[queue], cycles = self._transfer(instruction)
-                self.slack[queue] = cycles - self.left[queue] * self.rate
+                self.left[queue], cycles = self._transfer(time, instruction)
+                self.moves[queue] = self.left[queue]
+                self.takes[queue] = cycles
                 self.free[queue] = time
                 return 0
             while self.filling and self.filling[-1] <= time:
@@ -265,23 +268,37 @@ class _Model:
             self.left[queue] -= burst
             moved = time + burst * self.rate
             self.port = self.free[queue] = moved
+            if isinstance(instruction, Load) and instruction.target == LoadTarget.SCRATCHPAD:
+                moved = time + self._written(
+                    time + self.latency, instruction,
+                    burst * _scratchpad_words(self.config, instruction) // self.moves[queue],
+                    burst * self.rate)
+                self.free[queue] = moved
             self.last = queue
             self.beats += burst
             if self.left[queue]:
                 return 0
-            cycles = self._transfer(instruction)[1]
+            cycles = self.takes[queue]
             self.work[queue].append(cycles)
-            done = moved + self.slack[queue]
+            done = moved + cycles - self.moves[queue] * self.rate
             if queue == Queue.LOAD:
                 done = self.arrived = max(done + self.latency, self.arrived + cycles)
+                self.awaited = done
             self._retire(queue, index, max(moved, done - self.latency), done)
             return 1
         if isinstance(instruction, Array):
             end = self._passes(time, self.ready[queue] or 0, instruction)
+            self.passes = instruction
             self.work[queue].append(end - time)
             self._retire(queue, index, end, end + self.config.rows)
             return 1
-        work = work_cycles(self.config, instruction) + conflict_cycles(self.config, instruction)
+        work = work_cycles(self.config, instruction)
+        if isinstance(instruction, Vector) and self.passes and self.free[Queue.ARRAY] > time:
+            work += round(work * read_waits(self.config, instruction, self.passes))
+        elif isinstance(instruction, Fill):
+            work = self._written(time, instruction, work, work)
+        elif isinstance(instruction, Post):
+            self.results = instruction
         self.work[queue].append(work)
         end = done = time + work
         if queue == Queue.LOAD:
@@ -289,6 +306,17 @@ class _Model:
             end = max(time, done - FILL_LEAD)
         self._retire(queue, index, end, done)
         return 1
+
+    def _written(self, time: int, instruction: Load | Fill, words: int, cycles: int) -> int:
+        """Cycles for `words` to be written into the scratchpad, when without the post-processor it
+        takes `cycles`."""
+        busy = self.free[Queue.POST] - time
+        if busy <= 0 or self.results is None:
+            return cycles
+        slow = round(words * (1 + write_waits(self.config, instruction, self.results)))
+        if slow <= cycles:
+            return cycles
+        return slow if slow <= busy else busy + cycles * (slow - busy) // slow
 
     def _passes(self, time: int, ready: int, instruction: Array) -> int:
         """When the last pixel of the passes enters the array.
@@ -307,13 +335,15 @@ class _Model:
         self.pass_begun = last
         return last + pixels
 
-    def _transfer(self, instruction: Load | Store) -> tuple[int, int]:
+    def _transfer(self, time: int, instruction: Load | Store) -> tuple[int, int]:
         """Beats, and cycles: many small requests are held up by how many may be on their way."""
         beats, cycles = transfer_cycles(self.config, instruction)
         if isinstance(instruction, Load):
-            ahead = self.config.outstanding_reads
-            cycles = max(cycles, (requests(self.config, instruction) - ahead)
-                         * (self.latency + _REQUEST_TURN) // ahead)
+            count, ahead = requests(self.config, instruction), self.config.outstanding_reads
+            # Behind another one, the first requests have to wait as well.
+            held = count if time < self.awaited else max(0, count - ahead)
+            turn = self.latency + _REQUEST_TURN + _FURTHER_BEAT * (beats / count - 1)
+            cycles = max(cycles, round(held * turn / ahead))
         return beats, cycles
 
     def _retire(self, queue: int, index: int, end: int, done: int) -> None:
@@ -323,7 +353,7 @@ class _Model:
         self.issued[queue].append(end)
         last = self.retired[queue][-1] if index else 0
         if isinstance(instruction, End):
-            retired = max(last, done) + 1
+            retired = max(last, done) + END
         else:
             retired = max(last + 1, done + LATENCY[queue])
         self.retired[queue].append(retired)
