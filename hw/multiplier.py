@@ -110,9 +110,13 @@ def _mult18x18d(m, name, a, b, product, a_enable, b_enable):
     registers that are asked for.
 
     Inputs for chains of multipliers stay unconnected: zeros on them would be thousands of wires.
+    The operands lie in the upper bits, because zeros below them cost no wires either, and copies of
+    a sign above them would.
     """
     operands = [Signal(signed(18), name=f"{name}_{letter}") for letter in "ab"]
-    m.d.comb += [operands[0].eq(a), operands[1].eq(b)]
+    shifts = [18 - _operand_bits(value) for value in (a, b)]
+    m.d.comb += [operand.eq(value << shift)
+                 for operand, value, shift in zip(operands, (a, b), shifts, strict=True)]
     bits = {f"{direction}_{letter}{i}": value[i]
             for letter, direction, value in (("A", "i", operands[0]), ("B", "i", operands[1]))
             for i in range(18)}
@@ -129,4 +133,4 @@ def _mult18x18d(m, name, a, b, product, a_enable, b_enable):
         **{f"i_CLK{k}": Const(0) for k in (1, 2, 3)}, **{f"i_RST{k}": Const(0) for k in range(4)},
         i_SIGNEDA=Const(1), i_SIGNEDB=Const(1), i_SOURCEA=Const(0), i_SOURCEB=Const(0),
         **bits, **{f"o_P{i}": wide[i] for i in range(36)})
-    m.d.comb += product.eq(wide)
+    m.d.comb += product.eq(wide[sum(shifts):])
