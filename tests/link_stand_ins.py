@@ -66,12 +66,13 @@ class PeerDevice:
 class Bed:
     """A peer with memory and core, and a machine linked to it over a line with faults."""
 
-    def __init__(self, faults=None, *, seed=1, config=CONFIG, looks=3, **options):
+    def __init__(self, faults=None, *, seed=1, config=CONFIG, looks=3, latency=1e-3,
+                 **options):
         self.config = config
         self.memory = bytearray(config.memory_size)
         self.core = CountingCore(looks)
         self.peer = Peer(config, self.memory, self.core, build=77)
-        self.clock = PeerTransport(self.peer)
+        self.clock = PeerTransport(self.peer, latency=latency)
         self.line = FaultyTransport(self.clock, faults or Faults(), seed)
         self.machine = LinkMachine(Link(self.line, seed=seed, **options))
 

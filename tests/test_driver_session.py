@@ -377,5 +377,20 @@ def test_slow_device_is_given_time(seconds_per_byte):
     assert machine.link.statistics.repetitions == before
 
 
+@pytest.mark.parametrize("latency", (0.05, 0.3, 2.0))
+def test_far_device_is_given_time(latency):
+    """A round trip longer than the first timeout is learnt, and then nothing is sent twice."""
+    bed = Bed(latency=latency)
+    machine = bed.machine
+    machine.write(0, bytes(range(256)) * 40)
+    assert machine.read(0, 10_240) == bytes(range(256)) * 40
+    before = machine.link.statistics.repetitions
+    begun = machine.now()
+    for index in range(5):
+        machine.write(index, b"x" * 2000)
+    assert machine.link.statistics.repetitions == before
+    assert machine.now() - begun < 5 * (2 * latency + 0.1)
+
+
 def test_words():
     assert words(1, 0xFFFFFFFF) == b"\1\0\0\0\xff\xff\xff\xff"

@@ -44,6 +44,8 @@ _OVERHEAD = 24.0
 """Bytes of request and answer beside the data."""
 _TRIES = 12
 """Least number of tries before a device is given up, however slow the line."""
+_ALL_RETRIED = 32
+"""Requests in a row that needed several tries, after which the line's round trip is doubted."""
 _MEMORY = 64.0
 """Requests over which the damage is averaged."""
 
@@ -109,6 +111,8 @@ class Session:
         self._next = 0
         self._order = 0
         self._round_trip: float | None = None
+        self._late = 0.0
+        self._retried = 0
         self._went_back = -1e9
         self._heard: float | None = None
         self._progressed: float | None = None
@@ -311,7 +315,10 @@ class Session:
                 sample = now - piece.sent_at
                 old = sample if self._round_trip is None else self._round_trip
                 self._round_trip = max(sample, old + (sample - old) / 8)
+            self._retried = 0
             self._learn(piece, lost=False)
+        elif piece.timed:
+            self._settle_late(now - piece.first_sent_at)
         for older in self._outstanding.values():
             if older.order >= piece.order:
                 break
@@ -319,6 +326,18 @@ class Session:
             if older.sequence not in self._resend:
                 self._resend[older.sequence] = older
                 self._learn(older, lost=True)
+
+    def _settle_late(self, seconds: float) -> None:
+        """Nobody knows which of several tries was answered; the first, if the line is that slow.
+
+        That is believed until an answer comes in time and can be timed, and believed again when
+        none has for a long while.
+        """
+        self._retried += 1
+        if self._retried >= _ALL_RETRIED:
+            self._round_trip = None
+        if self._round_trip is None:
+            self._late = min(seconds, self.silence)
 
     def _take_refusal(self, frame: Frame, now: float) -> None:
         if len(frame.payload) != 4:
@@ -368,8 +387,9 @@ class Session:
 
     @property
     def _rto(self) -> float:
+        """Seconds until a repetition."""
         if self._round_trip is None:
-            return self._timeout
+            return max(self._timeout, self._late)
         return max(self._floor, 2 * self._round_trip)
 
     def _deadline(self, piece: Piece) -> float:
@@ -395,7 +415,8 @@ class Session:
         self._heard = now if self._heard is None else self._heard
         self._progressed = now if self._progressed is None else self._progressed
         patience = max(map(_patience, self._outstanding.values()), default=0.0)
-        limit = max(self.silence, _TRIES * 2 * (self._round_trip or 0.0)) + patience
+        slow = self._late if self._round_trip is None else 2 * self._round_trip
+        limit = max(self.silence, _TRIES * slow) + patience
         if now - self._heard > limit:
             self.fail(LinkError(
                 f"{self._name} has not answered for {limit:.3g} s: check that it is powered, "
