@@ -87,7 +87,7 @@ netlists: $(DEV_STAMP)  ## the netlists of boards, run between their pins
 	$(PYTEST) -m slow -k netlist -s
 
 bitstreams: $(DEV_STAMP)  ## all boards that the open tools can build
-	$(BIN)/systolith build all
+	$(BIN)/systolith build all --table README.md
 
 clean:  ## remove what was built
 	rm -rf build .pytest_cache .mypy_cache .ruff_cache

@@ -9,33 +9,45 @@ from rich.console import Console
 
 from systolith.boards.build import board_named, build_board, check_timing
 from systolith.boards.catalog import BOARDS
+from systolith.boards.fit import check_fit
 from systolith.hw.config import load_config
 
 from .errors import BuildError, ConfigError, MissingExtraError
 from .summary import layer_table
 
-__all__ = ["build_boards", "load_bitstream", "print_builds"]
+__all__ = ["build_boards", "fit_boards", "load_bitstream", "print_builds",
+           "write_table"]
 
+_MARK = "<!-- builds -->"
 _PROGRAM_SECONDS = 120.0
 
 
 def build_boards(name: str, config: str | None, folder: Path, *, program: bool,
-                 console: Console) -> Any:
+                 console: Console, table: Path | None = None) -> Any:
     """Build one board, or `all`, each in a folder of its name; print and return the results.
 
-    Raises `BuildError` when a tool fails or a board misses its timing, after all have been built
-    and printed.
+    `table` is a Markdown file, whose table of builds (`write_table`) gets what was built. Raises
+    `BuildError` when a tool fails or a board misses its timing, after all have been built and
+    printed.
     """
     if name == "all" and (program or config is not None):
         raise ConfigError("--program and --config are for one board: name it instead of 'all'")
     boards = list(BOARDS.values()) if name == "all" else [board_named(name)]
     chosen = None if config is None else load_config(config)
-    results = []
+    results, failed = [], []
     with console.status(name) as status:
         for board in boards:
-            results.append(build_board(board, chosen, folder=folder.resolve() / board.name,
-                                       progress=status.update))
-    print_builds(console, results)
+            try:
+                results.append(build_board(board, chosen, folder=folder.resolve() / board.name,
+                                           progress=status.update))
+            except BuildError as error:
+                failed.append(f"{board.name}: {error}")
+    if results:
+        print_builds(console, results)
+    if table is not None:
+        write_table(table, results)
+    if failed:
+        raise BuildError("; ".join(failed))
     for result in results:
         check_timing(result)
     if program and results[0]["bitstream"] is None:
@@ -44,6 +56,34 @@ def build_boards(name: str, config: str | None, folder: Path, *, program: bool,
     if program:
         load_bitstream(boards[0], Path(results[0]["bitstream"]))
         console.print(f"loaded {results[0]['bitstream']}")
+    return results if name == "all" else results[0]
+
+
+def fit_boards(name: str, config: str | None, *, console: Console) -> Any:
+    """Estimate what one board, or `all` that the open tools build, would take; print and return it.
+
+    Raises `BuildError` when one does not fit, after all have been printed.
+    """
+    from systolith.boards.fit import CAPACITY
+
+    boards = ([board for board in BOARDS.values() if board.device in CAPACITY] if name == "all"
+              else [board_named(name)])
+    chosen = None if config is None else load_config(config)
+    results = [check_fit(board, chosen or board.config) for board in boards]
+    console.print(layer_table(
+        "estimates before synthesis", ["board", "core", "resources", "fits"],
+        [[result["board"], f"{result['config']['rows']}x{result['config']['columns']}",
+          ", ".join(f"{use['estimate']} of {use['available']} {resource}"
+                    for resource, use in result["resources"].items()),
+          "yes" if result["fits"] else "no"] for result in results]))
+    for result in results:
+        short = [f"about {use['estimate']} {resource} of {use['available']}"
+                 for resource, use in result["resources"].items()
+                 if use["estimate"] > use["available"]]
+        if short:
+            raise BuildError(f"the configuration does not fit {result['board']} (it needs "
+                             f"{', '.join(short)}): choose fewer rows, columns, lanes or taps, or "
+                             "smaller memories")
     return results if name == "all" else results[0]
 
 
@@ -63,6 +103,39 @@ def print_builds(console: Console, results: list[dict[str, Any]]) -> None:
             "a project for Vivado, which is not installed here: unbuilt; run vivado -mode batch "
             "-source top.tcl in its folder")
         console.print(f"{result['board']}: {where}", soft_wrap=True)
+
+
+def write_table(path: Path, results: list[dict[str, Any]]) -> None:
+    """Put a table of bitstreams between the two marks `<!-- builds -->` of a Markdown file.
+
+    Raises `ConfigError` when the file cannot be read or written, or has no such marks.
+    """
+    titles = ("board", "core", "LUT", "FF", "multipliers", "block RAM", "core MHz, of asked",
+              "peak GOPS", "seconds to build")
+    lines = ["| " + " | ".join(titles) + " |", "|---" * len(titles) + "|"]
+    for result in results:
+        if result["bitstream"] is None:
+            continue
+        # Some families have multipliers of two sizes.
+        amounts = [", ".join(f"{use['used']:,} of {use['available']:,}"
+                             for kind, use in result["utilization"].items() if kind.endswith(name))
+                   for name in ("LUT", "FF", "multipliers", "block RAM")]
+        reached, asked = min(((result["fmax_mhz"][clock], asked)
+                              for clock, asked in result["target_mhz"].items()),
+                             key=lambda pair: abs(pair[1] - result["config"]["clock_mhz"]))
+        lines.append("| " + " | ".join([
+            result["board"], f"{result['config']['rows']}×{result['config']['columns']}",
+            *amounts, f"{reached:g} of {asked:g}", f"{result['peak_gops']:g}",
+            f"{result['seconds']:.0f}"]) + " |")
+    try:
+        parts = path.read_text().split(_MARK)
+        if len(parts) != 3:
+            raise ConfigError(f"{path} has no table of builds: put two lines '{_MARK}' where it "
+                              "belongs")
+        path.write_text(f"{parts[0]}{_MARK}\n" + "\n".join(lines) + f"\n{_MARK}{parts[2]}")
+    except OSError as error:
+        raise ConfigError(f"cannot write the table of builds into {path}: "
+                          f"{error.strerror}") from None
 
 
 def load_bitstream(board: Any, bitstream: Path) -> None:

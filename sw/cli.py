@@ -253,11 +253,19 @@ def build(board: Annotated[str, typer.Argument(help="a board's name, or all")],
               "build/boards"),
           program: Annotated[bool, typer.Option(
               "--program", help="load the bitstream into the board")] = False,
+          fit: Annotated[bool, typer.Option(
+              "--fit", help="only estimate whether the configuration fits, in an instant")] = False,
+          table: Annotated[Path | None, typer.Option(
+              "--table", help="Markdown file whose table of builds is renewed")] = None,
           json_file: Json = None) -> None:
     """Make a board's bitstream, with its resources and timing."""
-    from .bitstreams import build_boards
+    from .bitstreams import build_boards, fit_boards
 
-    write_json(json_file, build_boards(board, config, output, program=program, console=console))
+    if fit:
+        write_json(json_file, fit_boards(board, config, console=console))
+        return
+    write_json(json_file, build_boards(board, config, output, program=program,
+                                       console=console, table=table))
 
 
 @app.command()

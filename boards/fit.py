@@ -1,0 +1,148 @@
+"""Does a configuration fit a board? An estimate in an instant, before synthesis.
+
+Multipliers and block RAM follow from the configuration. Look-up tables and flip-flops are counted
+part by part, by what synthesis leaves of each (`_PARTS`): the parts were synthesized alone, for
+arrays of 4x4, 8x4, 8x8 and 16x8, and `_TOGETHER` is what is left when all are optimized as one.
+"""
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Any
+
+from systolith.errors import BuildError
+from systolith.hw.config import Config
+from systolith.hw.multiplier import MultiplierBudget, demand
+
+from .board import Board
+
+__all__ = ["CAPACITY", "Resources", "check_fit", "estimate_fit"]
+
+
+@dataclass(frozen=True)
+class Resources:
+    """Look-up tables (adders' included), flip-flops, multipliers and block RAMs."""
+
+    lut: int
+    ff: int
+    multipliers: int
+    block_ram: int
+
+
+CAPACITY = {
+    "LFE5U-12F": Resources(24_288, 24_288, 28, 56),
+    "LFE5U-25F": Resources(24_288, 24_288, 28, 56),
+    "LFE5U-85F": Resources(83_640, 83_640, 156, 208),
+    "GW2AR-18C": Resources(20_736, 15_552, 96, 46),
+}
+"""What the chips have, by device; multipliers in the smallest size. To the open tools an LFE5U-12F
+is a 25F."""
+
+_SHAPES = ((36, 512), (18, 1024), (9, 2048), (4, 4096), (2, 8192), (1, 16384))
+"""Bits a word and words of a block RAM of 18 Kbit, which both families have."""
+
+_LEAST_BLOCK_WORDS = 64
+"""A memory of fewer words is made of look-up tables."""
+
+_TOGETHER = (0.98, 0.835)
+_LOGIC_PRODUCT = {"requantizer": (526, 28), "residual": (228, 20), "array": (182, 27),
+                  "vector": (183, 27)}
+"""Look-up tables and flip-flops of a product that has no multiplier."""
+
+
+def estimate_fit(board: Board, config: Config) -> Resources:
+    """What a build of `config` for `board` takes, within 15 % where the open tools have built it.
+
+    Raises `BuildError` for a board whose chip only its maker's tools know.
+    """
+    _capacity(board)
+    budget = MultiplierBudget(board.family, board.multipliers, config)
+    lut, ff = 0.0, 0.0
+    for part_lut, part_ff in _parts(board, config):
+        lut, ff = lut + part_lut, ff + part_ff
+    used = 0
+    for kind, (narrow, wide) in demand(config).items():
+        for bits, products in ((9, narrow), (18, wide)):
+            for _ in range(products):
+                if budget.take(kind, bits):
+                    used += budget.size(bits)
+                else:
+                    lut += _LOGIC_PRODUCT[kind][0]
+                    ff += _LOGIC_PRODUCT[kind][1]
+    blocks = sum(_blocks(width, words) for width, words in _memories(board, config))
+    return Resources(round(lut * _TOGETHER[0]), round(ff * _TOGETHER[1]), used, blocks)
+
+
+def check_fit(board: Board, config: Config) -> dict[str, Any]:
+    """The estimate beside what the chip has: `board`, `fits`, and `resources`, each with `estimate`
+    and `available`. Raises as `estimate_fit` does."""
+    estimate, capacity = estimate_fit(board, config), _capacity(board)
+    resources = {
+        name: {"estimate": getattr(estimate, field), "available": getattr(capacity, field)}
+        for name, field in (("LUT", "lut"), ("FF", "ff"), ("multipliers", "multipliers"),
+                            ("block RAM", "block_ram"))}
+    return {"board": board.name, "config": config.to_dict(), "resources": resources,
+            "fits": all(use["estimate"] <= use["available"] for use in resources.values())}
+
+
+def _capacity(board: Board) -> Resources:
+    if board.device not in CAPACITY:
+        raise BuildError(f"what fits {board.title} is not known here: only its maker's tools build "
+                         "for it")
+    return CAPACITY[board.device]
+
+
+def _parts(board: Board, config: Config) -> Iterator[tuple[float, float]]:
+    """Look-up tables and flip-flops of each part, all products in multipliers."""
+    rows, columns, lanes, beat = (config.rows, config.columns, config.lanes,
+                                  config.memory_bytes_per_beat)
+    yield 4230, 3650 + 20 * rows                                      # fetch, sequencer, counters
+    yield 1680 + 25 * beat + 70 * rows, 650 + 23 * beat + 10 * rows   # endpoint of the link
+    yield 375 + 12 * beat, 350 + 11 * beat                            # arbiter
+    yield 1160 + 20 * beat + 70 * rows, 790 + 25 * beat + 37 * rows   # LOAD
+    yield 580 + 5 * beat + 56 * rows, 500 + 17 * beat + 31 * rows     # STORE
+    yield 340 + 43 * rows * config.scratchpad_banks, 40 + 114 * rows  # scratchpad's crossbar
+    yield 650, 690                                                    # the array's engine
+    yield 16 * rows * columns, 31 * rows * columns                    # its cells
+    yield 167 * columns, 168 * columns                                # its accumulators
+    if config.vector_taps:
+        yield 640, 700
+        yield 283 * rows, 166 * rows                                  # accumulators
+        yield (18 + 87 * config.vector_taps) * rows, (18 + 23 * config.vector_taps) * rows
+    yield 800 + 55 * rows + 200 * lanes, 1040 + 10 * rows + 125 * lanes   # POST
+    yield 810 * lanes, 447 * lanes                                    # requantizers
+    if config.residual:
+        yield 380 * lanes, 118 * lanes
+    yield 450, 350                                                    # resets, UART, FIFOs
+    if board.sdram is not None:
+        yield 700, 500
+
+
+def _memories(board: Board, config: Config) -> Iterator[tuple[int, int]]:
+    """Width in bits and words of the memories that are block RAM."""
+    for _ in range(config.scratchpad_banks):
+        yield 8 * config.rows, config.scratchpad_bank_words
+    yield 8 * config.weight_word_bytes, config.weight_words
+    for _ in range(2):
+        yield 32 * config.columns, config.accumulator_words
+    if config.vector_taps:
+        for _ in range(2):
+            yield 32 * config.rows, config.vector_accumulator_words
+        yield 8 * config.rows, config.vector_weight_words
+    for width in (32, config.multiplier_bits + 6, 25 if config.bias == "exact" else 0):
+        for _ in range(config.lanes if width else 0):
+            yield width, config.parameter_words
+    for _ in range(config.lanes if config.table else 0):
+        yield 8, 256
+    yield 64, config.timestamps
+    yield 32, 256       # instructions
+    yield 8, 1024       # the link's rings
+    yield 8, 512
+    if board.sdram is None:
+        beat = config.memory_bytes_per_beat
+        yield 8 * beat, config.memory_size // beat
+
+
+def _blocks(width: int, words: int) -> int:
+    if words < _LEAST_BLOCK_WORDS:
+        return 0
+    return min(-(-width // bits) * -(-words // depth) for bits, depth in _SHAPES)

@@ -1,0 +1,92 @@
+"""Estimates before synthesis against what the builds took, and the table of builds."""
+
+import json
+
+import pytest
+from rich.console import Console
+from typer.testing import CliRunner
+
+from systolith.bitstreams import fit_boards, write_table
+from systolith.boards.catalog import BOARDS
+from systolith.boards.fit import CAPACITY, check_fit, estimate_fit
+from systolith.cli import app
+from systolith.errors import BuildError, ConfigError
+from systolith.hw.config import PRESETS
+
+SHAPES = {
+    "ulx3s-12f 8x4": ("ulx3s-12f", {
+        "rows": 8, "scratchpad_bank_words": 512, "weight_words": 512, "accumulator_words": 128,
+        "parameter_words": 64, "vector_accumulator_words": 64, "vector_weight_words": 64}),
+}
+BUILT = {
+    "ulx3s-85f": {"LUT": 42_448, "FF": 21_274, "multipliers": 144, "block RAM": 152},
+    "ulx3s-12f 8x4": {"LUT": 24_749, "FF": 13_248, "multipliers": 28, "block RAM": 45},
+}
+"""What nextpnr counted after packing (TRELLIS_COMB is a LUT); the 8x4 did not fit."""
+
+
+@pytest.mark.parametrize("name", BUILT)
+def test_estimates_are_within_15_percent_of_builds(name):
+    board, changes = SHAPES.get(name, (name, {}))
+    found = check_fit(BOARDS[board], PRESETS[board].replace(**changes))
+    for resource, taken in BUILT[name].items():
+        assert found["resources"][resource]["estimate"] == pytest.approx(taken, rel=0.15), resource
+    assert found["fits"] is (name == "ulx3s-85f" or found["resources"]["LUT"]["estimate"] <= 24_288)
+
+
+@pytest.mark.parametrize("name", sorted(
+    name for name, board in BOARDS.items() if board.device in CAPACITY))
+def test_every_preset_is_expected_to_fit_its_board(name):
+    assert check_fit(BOARDS[name], BOARDS[name].config)["fits"]
+
+
+@pytest.mark.parametrize("change", (
+    {"rows": 32}, {"columns": 16}, {"lanes": 8}, {"vector_taps": 5}, {"scratchpad_banks": 16}))
+def test_more_takes_more(change):
+    board = BOARDS["ulx3s-85f"]
+    less = estimate_fit(board, board.config)
+    more = estimate_fit(board, board.config.replace(**change))
+    assert more.lut > less.lut and more.ff >= less.ff and more.block_ram >= less.block_ram
+
+
+def test_fewer_multipliers_are_more_logic():
+    small = PRESETS["ulx3s-12f"]
+    many, few = (estimate_fit(BOARDS[name], small) for name in ("ulx3s-85f", "ulx3s-12f"))
+    assert many.multipliers > few.multipliers == 28
+    assert few.lut > many.lut
+
+
+def test_what_does_not_fit_is_refused_with_its_numbers(tmp_path):
+    with pytest.raises(BuildError, match=r"does not fit ulx3s-12f \(it needs about \d+ LUT of"):
+        fit_boards("ulx3s-12f", "default", console=Console(quiet=True))
+    result = CliRunner().invoke(app, ["build", "ulx3s-85f", "--fit", "--json",
+                                      str(tmp_path / "fit.json")])
+    assert result.exit_code == 0, result.output
+    assert json.loads((tmp_path / "fit.json").read_text())["fits"] is True
+
+
+def test_chips_of_closed_tools_have_no_estimate():
+    with pytest.raises(BuildError, match="only its maker's tools"):
+        estimate_fit(BOARDS["arty-a7-35t"], PRESETS["arty-a7-35t"])
+
+
+def test_table_is_put_between_the_marks(tmp_path):
+    result = {
+        "board": "ulx3s-12f", "bitstream": "top.bit", "config": PRESETS["ulx3s-12f"].to_dict(),
+        "fmax_mhz": {"core": 61.2, "link": 120.0}, "target_mhz": {"core": 40.0, "link": 25.0},
+        "utilization": {"LUT": {"used": 12_345, "available": 24_288},
+                        "9x9 multipliers": {"used": 3, "available": 4},
+                        "18x18 multipliers": {"used": 1, "available": 2}},
+        "peak_gops": 1.28, "seconds": 99.6}
+    page = tmp_path / "page.md"
+    page.write_text("before\n<!-- builds -->\nold\n<!-- builds -->\nafter\n")
+    write_table(page, [result, {**result, "bitstream": None}])
+    assert page.read_text() == (
+        "before\n<!-- builds -->\n"
+        "| board | core | LUT | FF | multipliers | block RAM | core MHz, of asked | peak GOPS | "
+        "seconds to build |\n|---|---|---|---|---|---|---|---|---|\n"
+        "| ulx3s-12f | 4×4 | 12,345 of 24,288 |  | 3 of 4, 1 of 2 |  | 61.2 of 40 | 1.28 | 100 |\n"
+        "<!-- builds -->\nafter\n")
+    page.write_text("nothing")
+    with pytest.raises(ConfigError, match="has no table of builds"):
+        write_table(page, [result])
