@@ -286,7 +286,7 @@ PRESETS: dict[str, Config] = {
         rows=4, columns=4, lanes=1, scratchpad_banks=4, scratchpad_bank_words=256,
         weight_words=256, accumulator_words=64, parameter_words=64, vector_taps=0,
         vector_accumulator_words=64, vector_weight_words=64, table=False, residual=False,
-        memory_bytes_per_beat=4, memory_size=1 << 15, timestamps=64, clock_mhz=40.5),
+        memory_bytes_per_beat=4, memory_size=1 << 15, timestamps=64, clock_mhz=60.75),
     "arty-a7-35t": Config(
         rows=8, columns=8, lanes=4, scratchpad_banks=4, scratchpad_bank_words=512,
         weight_words=1024, accumulator_words=256, parameter_words=128, vector_taps=1,

@@ -1,6 +1,7 @@
 """Gowin's multipliers and the Tang Nano 20K, without the tools that take minutes."""
 
 import ctypes
+import re
 from pathlib import Path
 
 import numpy as np
@@ -125,6 +126,17 @@ def test_both_clocks_are_constrained(elaborated):
     periods = [float(line.split()[2]) for line in lines if line.startswith("create_clock")]
     mhz = BOARDS["tang-nano-20k"].config.clock_mhz
     assert sorted(periods) == pytest.approx(sorted((1e3 / mhz, 1e3 / 27)))
+
+
+def test_the_oscillator_of_the_pll_stays_in_its_limits(elaborated):
+    """500 to 1250 MHz for the GW2AR (DS226), of which the divider's output is a part."""
+    folder, _ = elaborated
+    text = (folder / "top.il").read_text()
+    found = {name: int(re.search(rf"parameter \\{name} (\d+)", text)[1])
+             for name in ("IDIV_SEL", "FBDIV_SEL", "ODIV_SEL")}
+    mhz = 27 * (found["FBDIV_SEL"] + 1) / (found["IDIV_SEL"] + 1)
+    assert mhz == pytest.approx(BOARDS["tang-nano-20k"].config.clock_mhz, rel=0.005)
+    assert 500 <= mhz * found["ODIV_SEL"] <= 1250
 
 
 def test_all_products_get_multipliers(elaborated):
