@@ -34,7 +34,8 @@ def _ice40_pll(m, source, source_mhz, wanted_mhz, board):
 
 
 def _gowin_pll(m, source, source_mhz, wanted_mhz, board):
-    return pll.gowin_pll(m, source, pll.gowin_dividers(source_mhz, wanted_mhz),
+    limits = {"lowest": 500, "highest": 1250} if board.device.startswith("GW2A") else {}
+    return pll.gowin_pll(m, source, pll.gowin_dividers(source_mhz, wanted_mhz, **limits),
                          device=board.device)
 
 
@@ -50,7 +51,8 @@ FAMILIES = {
         "LUT": "ICESTORM_LC", "multipliers": "ICESTORM_DSP", "block RAM": "ICESTORM_RAM",
         "SPRAM": "ICESTORM_SPRAM"}),
     "gowin": Family("gowin", _gowin_pll, {
-        "LUT": "LUT4", "FF": "DFF", "multipliers": "MULT9X9", "block RAM": "BSRAM"}),
+        "LUT": "LUT4", "FF": "DFF", "9x9 multipliers": "MULT9X9",
+        "18x18 multipliers": "MULT18X18", "block RAM": "BSRAM"}),
     "series7": Family("series7", _series7_pll, {}),
 }
 """By name: Lattice ECP5, Lattice iCE40, Gowin GW1N and GW2A, and AMD 7 series, which no open tool
@@ -74,7 +76,7 @@ class Board:
     device : str
         The chip.
     multipliers : int
-        Of the chip that may be instantiated; 0 leaves them to the tool.
+        Of the chip that may be instantiated, in the smallest size; 0 leaves them to the tool.
     sdram : SdramChip or None
         The main memory; without one it is block RAM.
     baud : int

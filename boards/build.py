@@ -78,7 +78,8 @@ def build_board(board: Board, config: Config | None = None, *, folder: Path,
         flow.run_step(step, folder)
         if step.name == "synthesis":
             flow.check_latches(folder / step.log)
-            found = check_crossings(folder / "top.json") if board.family == "ecp5" else None
+            if board.family in ("ecp5", "gowin"):
+                found = check_crossings(folder / "top.json")
     bitstream = folder / _PRODUCTS[board.family]
     result = {
         "board": board.name,

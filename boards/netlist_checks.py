@@ -15,11 +15,23 @@ from systolith.errors import BuildError
 
 __all__ = ["check_crossings", "crossings"]
 
-_CLOCKS = {"TRELLIS_FF": ("CLK",), "DP16KD": ("CLKA", "CLKB"), "MULT18X18D": ("CLK0",),
-           "TRELLIS_DPR16X4": ("WCK",)}
-"""Clock inputs of ECP5's cells with registers."""
+_REGISTERS = {"TRELLIS_FF": "DI", **{
+    f"DFF{edge}{reset}{enable}": "D"
+    for edge in ("", "N") for reset in ("", "S", "R", "P", "C") for enable in ("", "E")}}
+"""Data inputs of flip-flops: the ECP5's, and Gowin's."""
 
-_THROUGH = ("LUT4", "CCU2C", "PFUMX", "L6MUX21")
+_MEMORIES = {"TRELLIS_DPR16X4": "RAD", "RAM16SDP4": "RAD"}
+"""Memories that are read without a clock, by their address."""
+
+_CLOCKS = {
+    **dict.fromkeys(_REGISTERS, ("CLK",)), "TRELLIS_DPR16X4": ("WCK",), "RAM16SDP4": ("CLK",),
+    "DP16KD": ("CLKA", "CLKB"), "MULT18X18D": ("CLK0",),
+    "MULT9X9": ("CLK",), "MULT18X18": ("CLK",), "SP": ("CLK",), "SPX9": ("CLK",),
+    **dict.fromkeys(("DPB", "DPX9B", "SDPB", "SDPX9B"), ("CLKA", "CLKB"))}
+"""Clock inputs of cells with registers."""
+
+_THROUGH = ("LUT4", "CCU2C", "PFUMX", "L6MUX21", "LUT1", "LUT2", "LUT3", "ALU",
+            "MUX2_LUT5", "MUX2_LUT6", "MUX2_LUT7", "MUX2_LUT8")
 _NOT_DATA = {"CLK", "CLKA", "CLKB", "CLK0", "WCK"}
 
 
@@ -71,9 +83,10 @@ class _Netlist:
                 if kind in _THROUGH:
                     known[bit] = frozenset().union(
                         *(self.sources(other, known) for other in self.inputs(cell)))
-                elif kind == "TRELLIS_DPR16X4":  # read without a clock: by address
-                    known[bit] = frozenset({cell}).union(
-                        *(self.sources(other, known) for other in self.inputs(cell, {"RAD"})))
+                elif kind in _MEMORIES:
+                    known[bit] = frozenset({cell}).union(*(
+                        self.sources(other, known)
+                        for other in self.inputs(cell, {_MEMORIES[kind]})))
                 elif kind in _CLOCKS:
                     known[bit] = frozenset({cell})
         return known[bit]
@@ -87,19 +100,26 @@ class _Netlist:
     def is_synchronizer(self, cell: str) -> bool:
         """Whether a register takes its input as it is, and only a register of its clock takes
         its output, as it is."""
-        if self.cells[cell]["type"] != "TRELLIS_FF":
+        data = _REGISTERS.get(self.cells[cell]["type"])
+        if data is None:
             return False
         connections = self.cells[cell]["connections"]
-        driver = self.driver.get(connections["DI"][0])
-        direct = driver is not None and self.cells[driver]["type"] == "TRELLIS_FF"
+        driver = self.driver.get(connections[data][0])
+        direct = driver is not None and self.cells[driver]["type"] in _REGISTERS
         readers = self.readers.get(connections["Q"][0], [])
         return direct and bool(readers) and all(
-            self.cells[reader]["type"] == "TRELLIS_FF" and port == "DI"
+            port == _REGISTERS.get(self.cells[reader]["type"])
             and self.clocks(reader) == self.clocks(cell) for reader, port in readers)
+
+    def ends_reset(self, cell: str, port: str) -> bool:
+        """Whether a register's input is an asynchronous reset."""
+        return port in ("PRESET", "CLEAR") or (
+            port == "LSR" and self.cells[cell]["parameters"].get("SRMODE") == "ASYNC")
 
 
 def crossings(path: Path) -> list[dict[str, str]]:
-    """All places at which something goes from one clock to another, in an ECP5 netlist.
+    """All places at which something goes from one clock to another, in a netlist of an ECP5 or of
+    a Gowin chip.
 
     Each has `source` and `target` (names of registers or memories), their clocks `source_clock`
     and `target_clock`, and `how`: "synchronizer", "reset" (an asynchronous one, into a chain that
@@ -112,16 +132,16 @@ def crossings(path: Path) -> list[dict[str, str]]:
     for cell, item in netlist.cells.items():
         own = netlist.clocks(cell)
         for port in item["connections"] if own else ():
-            if port == "RAD":
+            if port == _MEMORIES.get(item["type"]):
                 continue  # the register that takes what is read is looked at instead
             for bit in netlist.inputs(cell, {port}):
                 for source in netlist.sources(bit, known):
                     other = netlist.clocks(source)
                     if other <= own:
                         continue
-                    if netlist.cells[source]["type"] == "TRELLIS_DPR16X4":
+                    if netlist.cells[source]["type"] in _MEMORIES:
                         how = "memory"
-                    elif port == "LSR" and item["parameters"].get("SRMODE") == "ASYNC":
+                    elif netlist.ends_reset(cell, port):
                         how = "reset"
                     else:
                         how = "synchronizer" if netlist.is_synchronizer(cell) else ""

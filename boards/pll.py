@@ -60,8 +60,8 @@ def ice40_dividers(source_mhz: float, wanted_mhz: float) -> Dividers:
 
 def gowin_dividers(source_mhz: float, wanted_mhz: float, *, lowest: float = 400,
                    highest: float = 1200) -> Dividers:
-    """rPLL: phase detector 3 to 400 MHz, oscillator `lowest` to `highest` MHz. Raises `BuildError`
-    when there is no way."""
+    """rPLL: phase detector 3 to 400 MHz, oscillator `lowest` to `highest` MHz, which are those of
+    the GW1N-9 unless given. Raises `BuildError` when there is no way."""
     return _choose((
         Dividers(reference, feedback, output, source_mhz * feedback / reference)
         for reference in range(1, 65) if 3 <= source_mhz / reference <= 400

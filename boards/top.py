@@ -105,7 +105,7 @@ class BoardTop(Elaboratable):
         m.submodules.oscillator = pin = io.Buffer(
             "i", platform.request(platform.default_clk, dir="-"))
         hertz = platform.default_clk_frequency
-        oscillator = Signal()
+        oscillator = Signal(name="oscillator_clock")
         m.d.comb += oscillator.eq(pin.i)
         core, locked = family.pll(m, oscillator, hertz / 1e6, self.config.clock_mhz, self.board)
         m.domains.start = start = ClockDomain(reset_less=True)
@@ -113,6 +113,9 @@ class BoardTop(Elaboratable):
         m.domains.sync = sync = ClockDomain()
         m.d.comb += [start.clk.eq(oscillator), link.clk.eq(oscillator), sync.clk.eq(core)]
         platform.add_clock_constraint(sync.clk, self.config.clock_mhz * 1e6)
+        if family.name == "gowin":
+            # Its placement does not carry the pin's constraint past the input buffer.
+            platform.add_clock_constraint(oscillator, hertz)
         m.submodules.core_reset = ResetSynchronizer(~locked, domain="sync")
         m.submodules.link_reset = link_reset = DomainRenamer("start")(HeldReset(_RESET_CYCLES))
         awake = Signal()

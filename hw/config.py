@@ -282,6 +282,11 @@ PRESETS: dict[str, Config] = {
         weight_words=4096, accumulator_words=256, parameter_words=256,
         vector_taps=1, vector_accumulator_words=256, vector_weight_words=256,
         memory_bytes_per_beat=4, memory_size=32 << 20, sdram="MT48LC16M16A2-7E", clock_mhz=40.0),
+    "tang-nano-20k": Config(
+        rows=4, columns=4, lanes=1, scratchpad_banks=4, scratchpad_bank_words=256,
+        weight_words=256, accumulator_words=64, parameter_words=64, vector_taps=0,
+        vector_accumulator_words=64, vector_weight_words=64, table=False, residual=False,
+        memory_bytes_per_beat=4, memory_size=1 << 15, timestamps=64, clock_mhz=60.75),
     "arty-a7-35t": Config(
         rows=8, columns=8, lanes=4, scratchpad_banks=4, scratchpad_bank_words=512,
         weight_words=1024, accumulator_words=256, parameter_words=128, vector_taps=1,

@@ -22,9 +22,9 @@ class MultiplierBudget:
     Parameters
     ----------
     family : str
-        "ecp5".
+        "ecp5", whose multipliers are all 18x18, or "gowin", where two of 9x9 are one of 18x18.
     available : int
-        Multipliers that may be used.
+        Multipliers of the smallest size that may be used.
     config : Config
         Says how many each part wants.
     """
@@ -32,26 +32,34 @@ class MultiplierBudget:
     def __init__(self, family: str, available: int, config: Config):
         self.family = family
         self.left = {}
-        for kind, wanted in demand(config).items():
+        for kind, (narrow, wide) in demand(config).items():
+            wanted = narrow * self.size(9) + wide * self.size(18)
             self.left[kind] = min(wanted, available)
             available -= self.left[kind]
 
-    def take(self, kind: str) -> bool:
-        """Whether one more is left for parts of a `kind`; if so, it is used."""
-        if not self.left[kind]:
+    def size(self, bits: int) -> int:
+        """How many of the smallest multipliers a product of operands of `bits` takes."""
+        return 2 if self.family == "gowin" and bits > 9 else 1
+
+    def take(self, kind: str, bits: int = 9) -> bool:
+        """Whether there is one left for a product of a `kind` whose operands have `bits` with their
+        sign; if so, it is used."""
+        if self.left[kind] < self.size(bits):
             return False
-        self.left[kind] -= 1
+        self.left[kind] -= self.size(bits)
         return True
 
 
-def demand(config: Config) -> dict[str, int]:
-    """Products by kind, the one that needs multipliers most first."""
+def demand(config: Config) -> dict[str, tuple[int, int]]:
+    """Products by kind, those of at most 9 bits and wider ones; the kind that needs multipliers
+    most is the first."""
     of_requantizer = {24: 4, 18: 2, 16: 2, 0: 0}[config.multiplier_bits]
+    array = (0, config.multipliers) if config.paired_columns else (config.multipliers, 0)
     return {
-        "requantizer": of_requantizer * config.lanes,
-        "residual": 5 * config.lanes if config.residual else 0,
-        "array": config.multipliers,
-        "vector": config.rows * config.vector_taps,
+        "requantizer": (0, of_requantizer * config.lanes),
+        "residual": (config.lanes, 4 * config.lanes) if config.residual else (0, 0),
+        "array": array,
+        "vector": (config.rows * config.vector_taps, 0),
     }
 
 
@@ -81,9 +89,10 @@ def registered_product(m, platform, kind, name, a, b, *, enable, a_enable=None, 
         Operands, of at most 18 bits with their sign in a primitive.
     """
     product = Signal((a * b).shape(), name=name, reset_less=True)
-    if (has_multipliers(platform) and max(_operand_bits(a), _operand_bits(b)) <= 18
-            and platform.multipliers.take(kind)):
-        _mult18x18d(m, name, a, b, product, a_enable, b_enable)
+    bits = max(_operand_bits(a), _operand_bits(b))
+    if has_multipliers(platform) and bits <= 18 and platform.multipliers.take(kind, bits):
+        primitive = _gowin if platform.multipliers.family == "gowin" else _mult18x18d
+        primitive(m, name, a, b, product, a_enable, b_enable)
         return product
 
     def registered(value, value_enable, letter):
@@ -134,3 +143,34 @@ def _mult18x18d(m, name, a, b, product, a_enable, b_enable):
         i_SIGNEDA=Const(1), i_SIGNEDB=Const(1), i_SOURCEA=Const(0), i_SOURCEB=Const(0),
         **bits, **{f"o_P{i}": wide[i] for i in range(36)})
     m.d.comb += product.eq(wide[sum(shifts):])
+
+
+def _gowin(m, name, a, b, product, a_enable, b_enable):
+    """Gowin's MULT9X9 or MULT18X18 (UG287), signed, with an output register and, for `a`, an input
+    register when it is asked for.
+
+    One enable serves all registers of a multiplier, and it has to be 1 for the others: `b`, whose
+    register keeps its value, has one of logic in front.
+    """
+    width = 9 if max(_operand_bits(a), _operand_bits(b)) <= 9 else 18
+    operands = [Signal(signed(width), name=f"{name}_{letter}", reset_less=True)
+                for letter in "ab"]
+    m.d.comb += operands[0].eq(a)
+    if b_enable is None:
+        m.d.comb += operands[1].eq(b)
+    else:
+        kept = Signal(b.shape(), name=f"{name}_kept", reset_less=True)
+        with m.If(b_enable):
+            m.d.sync += kept.eq(b)
+        m.d.comb += operands[1].eq(kept)
+    wide = Signal(2 * width, name=f"{name}_wide")
+    m.submodules[name] = Instance(
+        f"MULT{width}X{width}",
+        p_AREG=Const(a_enable is not None, 1), p_BREG=Const(0, 1), p_OUT_REG=Const(1, 1),
+        p_PIPE_REG=Const(0, 1), p_ASIGN_REG=Const(0, 1), p_BSIGN_REG=Const(0, 1),
+        p_SOA_REG=Const(0, 1), p_MULT_RESET_MODE="SYNC",
+        i_CLK=ClockSignal(), i_CE=Const(1), i_RESET=Const(0),
+        i_ASIGN=Const(1), i_BSIGN=Const(1), i_ASEL=Const(0), i_BSEL=Const(0),
+        i_A=operands[0], i_B=operands[1], i_SIA=Const(0, width), i_SIB=Const(0, width),
+        o_DOUT=wide)
+    m.d.comb += product.eq(wide)

@@ -137,9 +137,9 @@ def test_collisions_are_given_up_inside_a_domain_only():
 def test_multipliers_go_to_the_widest_products_first():
     config = PRESETS["small"]
     wanted = demand(config)
-    assert wanted["array"] == 64
-    assert wanted["requantizer"] == 4 * config.lanes
-    wide = wanted["requantizer"] + wanted["residual"]
+    assert wanted["array"] == (64, 0)
+    assert wanted["requantizer"] == (0, 4 * config.lanes)
+    wide = sum(wanted["requantizer"]) + sum(wanted["residual"])
     budget = MultiplierBudget("ecp5", wide + 3, config)
     assert [budget.take("array") for _ in range(4)] == [True, True, True, False]
     assert budget.take("requantizer")

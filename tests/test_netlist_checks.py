@@ -7,7 +7,7 @@ import pytest
 from systolith.boards.netlist_checks import check_crossings, crossings
 from systolith.errors import BuildError
 
-_INPUTS = ("CLK", "DI", "LSR", "A", "B", "RAD", "WCK")
+_INPUTS = ("CLK", "DI", "LSR", "A", "B", "RAD", "WCK", "D", "CE", "PRESET", "I0")
 _BLUE, _RED = 2, 3  # nets of the clocks
 
 
@@ -23,7 +23,7 @@ def _register(clock, data, output, **more):
 
 def _found(tmp_path, **cells):
     names = {"blue": _BLUE, "red": _RED} | {
-        name: next(cell["connections"][port][0] for port in ("Q", "Z", "DO")
+        name: next(cell["connections"][port][0] for port in ("Q", "Z", "DO", "F", "DOUT")
                    if port in cell["connections"]) for name, cell in cells.items()}
     file = tmp_path / "top.json"
     file.write_text(json.dumps({"modules": {"top": {
@@ -82,3 +82,25 @@ def test_a_pointer_of_the_other_clock_is_found(tmp_path):
         memory=_cell("TRELLIS_DPR16X4", WCK=_BLUE, RAD=11, DO=12),
         word=_register(_RED, 12, 13))
     assert found == {("memory", "word"): "memory", ("pointer", "word"): ""}
+
+
+def test_gowins_cells_are_known(tmp_path):
+    file, found = _found(
+        tmp_path, pointer=_cell("DFFRE", CLK=_RED, D=10, CE=30, Q=11),
+        memory=_cell("RAM16SDP4", CLK=_BLUE, RAD=11, DO=12),
+        word=_cell("DFF", CLK=_RED, D=12, Q=13), origin=_cell("DFF", CLK=_BLUE, D=14, Q=15),
+        first=_cell("DFFS", CLK=_RED, D=15, Q=16), second=_cell("DFF", CLK=_RED, D=16, Q=17),
+        released=_cell("DFFP", CLK=_RED, D=18, PRESET=15, Q=19))
+    assert found == {("memory", "word"): "memory", ("origin", "first"): "synchronizer",
+                     ("origin", "released"): "reset"}
+    check_crossings(file)
+
+
+def test_logic_and_multipliers_of_gowin_cross_too(tmp_path):
+    file, found = _found(
+        tmp_path, factor=_cell("MULT9X9", CLK=_BLUE, A=10, DOUT=11),
+        gate=_cell("LUT3", I0=11, F=12), target=_cell("DFFE", CLK=_RED, D=12, CE=20, Q=13),
+        behind=_cell("DFF", CLK=_RED, D=13, Q=14))
+    assert found == {("factor", "target"): ""}
+    with pytest.raises(BuildError, match="without a synchronizer: factor to target"):
+        check_crossings(file)
