@@ -2,9 +2,10 @@
 
 from .arty import ARTY_A7_35T, ARTY_A7_100T
 from .board import Board
+from .orangecrab import ORANGECRAB_25F, ORANGECRAB_85F
 from .ulx3s import ULX3S_12F, ULX3S_85F
 
 __all__ = ["BOARDS"]
 
 BOARDS: dict[str, Board] = {board.name: board for board in (
-    ULX3S_85F, ULX3S_12F, ARTY_A7_35T, ARTY_A7_100T)}
+    ULX3S_85F, ULX3S_12F, ORANGECRAB_25F, ORANGECRAB_85F, ARTY_A7_35T, ARTY_A7_100T)}
