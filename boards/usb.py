@@ -1,18 +1,35 @@
 """The link over a board's own USB connector: a serial device (CDC-ACM) at full speed.
 
-luna-usb's gateware PHY drives the wires; its bits are sampled at 48 MHz. What luna calls the domain
-`usb`, of 12 MHz, is the same clock here with an enable in every fourth cycle. So the two need no
-phase between them, nothing crosses, and the tools see one clock, every path of which they time.
+The device and the parts of its PHY are luna-usb's. Bits are sampled at 48 MHz, and what luna calls
+the domain `usb`, of 12 MHz, is the same clock here with an enable in every fourth cycle. So nothing
+crosses between the two, the tools see one clock, every path of which they time, and what is
+received needs no FIFOs on its way in, whose delay would be a third of what a host waits for an
+answer.
 
 The host sees an ordinary serial port, whose rate means nothing. Its descriptors promise no modem's
 commands, which keeps programs away that look for a modem and talk to whatever they find.
 """
 
-from types import SimpleNamespace
-
-from amaranth import DomainRenamer, Elaboratable, EnableInserter, Module, ResetInserter, Signal
+from amaranth import (
+    Cat,
+    DomainRenamer,
+    Elaboratable,
+    EnableInserter,
+    Module,
+    Mux,
+    ResetInserter,
+    Signal,
+)
 from amaranth.lib import io, stream, wiring
 from amaranth.lib.wiring import In, Out
+from luna.gateware.interface.gateware_phy.receiver import (
+    RxBitstuffRemover,
+    RxClockDataRecovery,
+    RxNRZIDecoder,
+    RxPacketDetect,
+    RxShifter,
+)
+from luna.gateware.interface.gateware_phy.transmitter import TxPipeline
 from luna.gateware.usb.usb2.device import USBDevice
 from luna.gateware.usb.usb2.endpoint import EndpointInterface
 from luna.gateware.usb.usb2.endpoints.stream import USBStreamInEndpoint, USBStreamOutEndpoint
@@ -152,12 +169,87 @@ class _ToHost(_Endpoint):
         return m
 
 
+class _Phy(Elaboratable):
+    """luna's bit clock recovery, decoder and encoder, as the bus that its device takes.
+
+    `enable` is the cycle in which the domain `usb` moves; `usb_io` is the same clock without it.
+    """
+
+    def __init__(self, wires, enable):
+        self._wires, self._enable = wires, enable
+        for name, width in (("tx_data", 8), ("tx_valid", 1), ("tx_ready", 1), ("rx_data", 8),
+                            ("rx_valid", 1), ("rx_active", 1), ("line_state", 2),
+                            ("session_end", 1), ("xcvr_select", 2), ("term_select", 1),
+                            ("op_mode", 2), ("dp_pulldown", 1), ("dm_pulldown", 1)):
+            setattr(self, name, Signal(width, name=name))
+
+    def elaborate(self, platform):
+        m = Module()
+        wires = self._wires
+        m.d.comb += [self.line_state.eq(Cat(wires.dn_i, wires.dp_i)),
+                     wires.pullup.eq(self.term_select)]
+
+        m.submodules.transmitter = transmitter = TxPipeline()
+        # An encoder's bit moves four cycles after the last; it sees a new one three cycles after
+        # the enable, and takes it in the next.
+        since = Signal(2)
+        m.d.usb_io += since.eq(Mux(self._enable, 0, since + 1))
+        m.d.comb += [
+            transmitter.i_bit_strobe.eq(since == 3),
+            transmitter.i_data_payload.eq(self.tx_data), transmitter.i_oe.eq(self.tx_valid),
+            self.tx_ready.eq(transmitter.o_data_strobe),
+            wires.dp_o.eq(transmitter.o_usbp), wires.dn_o.eq(transmitter.o_usbn),
+            wires.oe.eq(transmitter.o_oe),
+        ]
+
+        # What the device itself drives is not for it to hear.
+        m.submodules.recovery = recovery = RxClockDataRecovery(
+            wires.dp_i & ~transmitter.o_oe, wires.dn_i & ~transmitter.o_oe)
+        m.submodules.decoder = decoder = RxNRZIDecoder()
+        m.submodules.detector = detector = RxPacketDetect()
+        m.submodules.remover = remover = ResetInserter({"usb_io": ~detector.o_pkt_active})(
+            RxBitstuffRemover())
+        m.submodules.shifter = shifter = RxShifter(width=8)
+        was_active = Signal()
+        m.d.usb_io += was_active.eq(detector.o_pkt_active)
+        m.d.comb += [
+            decoder.i_valid.eq(recovery.line_state_valid),
+            decoder.i_dj.eq(recovery.line_state_dj), decoder.i_dk.eq(recovery.line_state_dk),
+            decoder.i_se0.eq(recovery.line_state_se0),
+            *(getattr(part, name).eq(getattr(decoder, f"o_{name[2:]}"))
+              for part, names in ((detector, ("i_valid", "i_data", "i_se0")),
+                                  (remover, ("i_valid", "i_data"))) for name in names),
+            shifter.reset.eq(detector.o_pkt_end),
+            shifter.i_data.eq(remover.o_data),
+            shifter.i_valid.eq(~remover.o_stall & was_active),
+        ]
+
+        # What happens in one cycle is kept until the enable; bytes are 32 cycles apart.
+        def kept(event):
+            seen = Signal()
+            with m.If(event):
+                m.d.usb_io += seen.eq(1)
+            with m.Elif(self._enable):
+                m.d.usb_io += seen.eq(0)
+            return seen
+
+        begun, ended = kept(detector.o_pkt_start), kept(detector.o_pkt_end)
+        with m.If(shifter.o_put):
+            m.d.usb_io += self.rx_data.eq(shifter.o_data[::-1])
+        with m.If(begun):
+            m.d.usb += self.rx_active.eq(1)
+        with m.Elif(ended):
+            m.d.usb += self.rx_active.eq(0)
+        m.d.comb += self.rx_valid.eq(kept(shifter.o_put) & self.rx_active)
+        return m
+
+
 class UsbSerial(wiring.Component):
     """The serial device behind a pair of wires, in a clock of `CLOCK_HZ`.
 
-    Bytes are neither lost nor doubled as long as the host keeps the device configured. When the
-    device takes no bytes the host is told to wait; bytes for a host that does not ask for any wait
-    here.
+    Bytes are neither lost nor doubled while a host has the device configured, and dropped while
+    none has. When the device takes no bytes the host is told to wait; bytes for a host that does
+    not ask for any wait here.
 
     Parameters
     ----------
@@ -187,28 +279,21 @@ class UsbSerial(wiring.Component):
 
     def elaborate(self, platform):
         m = Module()
-        wires = SimpleNamespace(**{
-            name: SimpleNamespace(i=Signal(name=f"{name}_i"), o=Signal(name=f"{name}_o"),
-                                  oe=Signal(name=f"{name}_oe"))
-            for name in ("d_p", "d_n", "pullup")})
+        enable = Signal()
+        phase = Signal(2)
+        m.d.sync += [phase.eq(phase + 1), enable.eq(phase == 0)]
         from_host, to_host = _FromHost(), _ToHost()
-        device = USBDevice(bus=wires)
+        phy = _Phy(self, enable)
+        device = USBDevice(bus=phy)
         control = device.add_standard_control_endpoint(descriptors(self._product))
         control.add_request_handler(_LineRequests())
         for endpoint in (_StatusEndpoint(), from_host, to_host):
             device.add_endpoint(endpoint)
-
-        phase = Signal(2)
-        enable = Signal()
-        m.d.sync += [phase.eq(phase + 1), enable.eq(phase == 0)]
-        m.submodules.device = DomainRenamer({"usb": "sync", "usb_io": "sync"})(
-            EnableInserter({"usb": enable})(device))
-        m.d.comb += [
-            device.connect.eq(1),
-            wires.d_p.i.eq(self.dp_i), wires.d_n.i.eq(self.dn_i),
-            self.dp_o.eq(wires.d_p.o), self.dn_o.eq(wires.d_n.o), self.oe.eq(wires.d_p.oe),
-            self.pullup.eq(wires.pullup.o),
-        ]
+        one_clock = DomainRenamer({"usb": "sync", "usb_io": "sync"})
+        slowed = EnableInserter({"usb": enable})
+        m.submodules.phy = one_clock(slowed(phy))
+        m.submodules.device = one_clock(slowed(device))
+        m.d.comb += device.connect.eq(1)
 
         # A byte moves to or from luna's side in cycles with the enable, and on ours in any.
         m.d.comb += from_host.stream.ready.eq(~self.rx.valid)
