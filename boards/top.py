@@ -2,8 +2,8 @@
 
 Two clocks. The line's (`boards/line.py`) is the board's oscillator, so that bits on it are as exact
 as a crystal; the core's comes from the PLL and drives everything else. Bytes cross in asynchronous
-FIFOs, and nothing else does. The core leaves reset when the PLL has locked, and the link a while later, so
-that no byte meets a core in reset.
+FIFOs, and nothing else does. The core leaves reset when the PLL has locked, and the link a while
+later, so that no byte meets a core in reset.
 """
 
 from amaranth import ClockDomain, DomainRenamer, Elaboratable, Module, Signal

@@ -303,10 +303,9 @@ class UsbSerial(wiring.Component):
             m.d.sync += [self.rx.payload.eq(from_host.stream.payload), self.rx.valid.eq(1)]
 
         m.d.comb += self.tx.ready.eq(~to_host.stream.valid)
-        with m.If(to_host.stream.valid):
-            with m.If(enable & to_host.stream.ready):
-                m.d.sync += to_host.stream.valid.eq(0)
-        with m.Elif(self.tx.valid):
+        with m.If(enable & to_host.stream.ready):
+            m.d.sync += to_host.stream.valid.eq(0)
+        with m.If(self.tx.valid & self.tx.ready):
             m.d.sync += [to_host.stream.payload.eq(self.tx.payload), to_host.stream.valid.eq(1)]
         return m
 
