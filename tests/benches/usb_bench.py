@@ -3,8 +3,8 @@
 import struct
 
 import cocotb
-from benches.usb_host import Host
 
+from benches.usb_host import Host
 from systolith.sim.agents import Bench
 
 PACKET = 64
