@@ -79,8 +79,8 @@ class Board:
         Of the chip that may be instantiated, in the smallest size; 0 leaves them to the tool.
     sdram : SdramChip or None
         The main memory; without one it is block RAM.
-    baud : int
-        Of the link.
+    baud : int or None
+        Of the link's UART; None makes the board's own USB connector the link (`boards/usb.py`).
     programmer : tuple of str
         Command that loads a bitstream, whose path is put at its end.
     prepare : callable or None
@@ -94,7 +94,7 @@ class Board:
     device: str
     multipliers: int
     sdram: SdramChip | None
-    baud: int
+    baud: int | None
     programmer: tuple[str, ...]
     prepare: Callable[[Any, Any], None] | None = None
 

@@ -45,7 +45,7 @@ def identity(board: Board, config: Config) -> int:
             digest.update(path.relative_to(folder).as_posix().encode())
             digest.update(path.read_bytes())
     parts = {"board": board.name, "config": config.to_dict(), "version": VERSION,
-             "tools": flow.tool_versions(board.family)}
+             "tools": flow.tool_versions(board.family, usb=board.baud is None)}
     digest.update(json.dumps(parts, sort_keys=True).encode())
     return int.from_bytes(digest.digest()[:8], "big")
 

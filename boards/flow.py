@@ -53,13 +53,15 @@ class Step:
     log: str
 
 
-def tool_versions(family: str) -> dict[str, str]:
-    """Versions of the pip packages that build for a family.
+def tool_versions(family: str, *, usb: bool = False) -> dict[str, str]:
+    """Versions of the pip packages that build for a family, and of the one that a link over USB is
+    made of.
 
     Raises `MissingExtraError` when one is not installed.
     """
     versions = {}
-    for package in ("amaranth", "amaranth-boards", *_PACKAGES[family]):
+    packages = ("amaranth", "amaranth-boards", *_PACKAGES[family], *(("luna-usb",) if usb else ()))
+    for package in packages:
         try:
             versions[package] = importlib.metadata.version(package)
         except importlib.metadata.PackageNotFoundError:

@@ -1,9 +1,9 @@
-"""A board's top level: clocks and resets, the SoC, its main memory, and the serial line.
+"""A board's top level: clocks and resets, the SoC, its main memory, and the link's line.
 
-Two clocks. The link's is the board's oscillator, so that the baud rate is as exact as a crystal;
-the core's comes from the PLL and drives everything else. Bytes cross in asynchronous FIFOs, and
-nothing else does. The core leaves reset when the PLL has locked, and the link a while later, so
-that no byte meets a core in reset.
+Two clocks. The line's (`boards/line.py`) is the board's oscillator, so that bits on it are as exact
+as a crystal; the core's comes from the PLL and drives everything else. Bytes cross in asynchronous
+FIFOs, and nothing else does. The core leaves reset when the PLL has locked, and the link a while
+later, so that no byte meets a core in reset.
 """
 
 from amaranth import ClockDomain, DomainRenamer, Elaboratable, Module, Signal
@@ -13,11 +13,11 @@ from amaranth.lib.wiring import In, Out
 
 from systolith.hw.block_memory import BlockMemory
 from systolith.hw.config import Config
-from systolith.hw.link.uart import Uart
 from systolith.hw.sdram import SdramController
 from systolith.hw.soc import SoC
 
 from .board import FAMILIES, Board
+from .line import line_of
 from .sdram_pads import SdramPads, read_delay
 
 __all__ = ["BoardTop", "HeldReset"]
@@ -80,7 +80,7 @@ class BoardTop(Elaboratable):
         m = Module()
         oscillator_hz = self._clocks(m, platform)
         m.submodules.soc = soc = SoC(self.config, build=self.build)
-        self._link(m, platform, soc, oscillator_hz)
+        self._link(m, soc, oscillator_hz)
         m.submodules.memory = memory = self._memory(m)
         wiring.connect(m, soc.memory_read, memory.read)
         wiring.connect(m, soc.memory_write, memory.write)
@@ -125,18 +125,14 @@ class BoardTop(Elaboratable):
         m.d.comb += link.rst.eq(link_reset.reset)
         return hertz
 
-    def _link(self, m, platform, soc, oscillator_hz):
-        resource = platform.lookup("uart", 0)
-        pins = platform.request("uart", 0, dir={pin.name: "-" for pin in resource.ios})
-        m.submodules.rx_pin = rx_pin = io.Buffer("i", pins.rx)
-        m.submodules.tx_pin = tx_pin = io.Buffer("o", pins.tx)
-        m.submodules.uart = uart = DomainRenamer("link")(Uart(oscillator_hz, self.board.baud))
+    def _link(self, m, soc, oscillator_hz):
+        """Bytes between the line and the core."""
+        m.submodules.line = line = DomainRenamer("link")(line_of(self.board, oscillator_hz))
         m.submodules.received = received = fifo.AsyncFIFOBuffered(
             width=8, depth=_FIFO_DEPTH, w_domain="link", r_domain="sync")
         m.submodules.sent = sent = fifo.AsyncFIFOBuffered(
             width=8, depth=_FIFO_DEPTH, w_domain="sync", r_domain="link")
-        m.d.comb += [uart.rx_pin.eq(rx_pin.i), tx_pin.o.eq(uart.tx_pin)]
-        wiring.connect(m, uart.rx, received.w_stream)
+        wiring.connect(m, line.rx, received.w_stream)
         wiring.connect(m, received.r_stream, soc.rx)
         wiring.connect(m, soc.tx, sent.w_stream)
-        wiring.connect(m, sent.r_stream, uart.tx)
+        wiring.connect(m, sent.r_stream, line.tx)

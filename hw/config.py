@@ -282,6 +282,16 @@ PRESETS: dict[str, Config] = {
         weight_words=4096, accumulator_words=256, parameter_words=256,
         vector_taps=1, vector_accumulator_words=256, vector_weight_words=256,
         memory_bytes_per_beat=4, memory_size=32 << 20, sdram="MT48LC16M16A2-7E", clock_mhz=40.0),
+    "orangecrab-25f": Config(
+        rows=4, columns=4, lanes=1, scratchpad_banks=4, scratchpad_bank_words=512,
+        weight_words=512, accumulator_words=512, parameter_words=256,
+        vector_taps=1, vector_accumulator_words=512, vector_weight_words=512,
+        memory_bytes_per_beat=4, memory_size=40 << 10, timestamps=64, clock_mhz=40.0),
+    "orangecrab-85f": Config(
+        rows=16, columns=8, lanes=4, scratchpad_banks=8, scratchpad_bank_words=512,
+        weight_words=2048, accumulator_words=256, parameter_words=128,
+        vector_taps=1, vector_accumulator_words=128, vector_weight_words=128,
+        memory_bytes_per_beat=4, memory_size=1 << 17, timestamps=64, clock_mhz=40.0),
     "tang-nano-20k": Config(
         rows=4, columns=4, lanes=1, scratchpad_banks=4, scratchpad_bank_words=256,
         weight_words=256, accumulator_words=64, parameter_words=64, vector_taps=0,
