@@ -112,7 +112,7 @@ def _parts(board: Board, config: Config) -> Iterator[tuple[float, float]]:
     yield 810 * lanes, 447 * lanes                                    # requantizers
     if config.residual:
         yield 380 * lanes, 118 * lanes
-    yield 450, 350                                                    # resets, UART, FIFOs
+    yield (450, 350) if board.baud is not None else (1800, 1000)      # resets, FIFOs, UART or USB
     if board.sdram is not None:
         yield 700, 500
 

@@ -78,7 +78,8 @@ def require(module: str) -> ModuleType:
 def verilog_of(component: object, name: str = "top", *, processes: bool = True) -> str:
     """SystemVerilog of an Amaranth component, cached by the design's RTLIL.
 
-    `processes` is `systolith.hw.export.verilog_from_rtlil`'s. Raises `MissingExtraError` without amaranth, `BuildError` when yosys fails.
+    `processes` is `systolith.hw.export.verilog_from_rtlil`'s. Raises `MissingExtraError` without
+    amaranth, `BuildError` when yosys fails.
     """
     require("amaranth")
     from systolith.hw import export
