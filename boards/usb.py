@@ -3,7 +3,7 @@
 The device and the parts of its PHY are luna-usb's. Bits are sampled at 48 MHz, and what luna calls
 the domain `usb`, of 12 MHz, is the same clock here with an enable in every fourth cycle. So nothing
 crosses between the two, the tools see one clock, every path of which they time, and what is
-received needs no FIFOs on its way in, whose delay would be a third of what a host waits for an
+received needs no FIFOs on its way in, whose delay would be a quarter of what a host waits for an
 answer.
 
 The host sees an ordinary serial port, whose rate means nothing. Its descriptors promise no modem's
