@@ -43,6 +43,9 @@ _SHAPES = ((36, 512), (18, 1024), (9, 2048), (4, 4096), (2, 8192), (1, 16384))
 _LEAST_BLOCK_WORDS = 64
 """A memory of fewer words is made of look-up tables."""
 
+_ROOM = 0.9
+"""Of the look-up tables that may be used: fuller chips are not placed and routed."""
+
 _TOGETHER = (0.98, 0.835)
 _LOGIC_PRODUCT = {"requantizer": (526, 28), "residual": (228, 20), "array": (182, 27),
                   "vector": (183, 27)}
@@ -73,15 +76,17 @@ def estimate_fit(board: Board, config: Config) -> Resources:
 
 
 def check_fit(board: Board, config: Config) -> dict[str, Any]:
-    """The estimate beside what the chip has: `board`, `fits`, and `resources`, each with `estimate`
-    and `available`. Raises as `estimate_fit` does."""
+    """The estimate beside what the chip has: `board`, `config`, `fits`, and `resources`, each with
+    `estimate` and `available`. Nine tenths of the look-up tables may be used. Raises as
+    `estimate_fit` does."""
     estimate, capacity = estimate_fit(board, config), _capacity(board)
     resources = {
         name: {"estimate": getattr(estimate, field), "available": getattr(capacity, field)}
         for name, field in (("LUT", "lut"), ("FF", "ff"), ("multipliers", "multipliers"),
                             ("block RAM", "block_ram"))}
     return {"board": board.name, "config": config.to_dict(), "resources": resources,
-            "fits": all(use["estimate"] <= use["available"] for use in resources.values())}
+            "fits": (all(use["estimate"] <= use["available"] for use in resources.values())
+                     and estimate.lut <= _ROOM * capacity.lut)}
 
 
 def _capacity(board: Board) -> Resources:

@@ -77,13 +77,12 @@ def fit_boards(name: str, config: str | None, *, console: Console) -> Any:
                     for resource, use in result["resources"].items()),
           "yes" if result["fits"] else "no"] for result in results]))
     for result in results:
-        short = [f"about {use['estimate']} {resource} of {use['available']}"
-                 for resource, use in result["resources"].items()
-                 if use["estimate"] > use["available"]]
-        if short:
-            raise BuildError(f"the configuration does not fit {result['board']} (it needs "
-                             f"{', '.join(short)}): choose fewer rows, columns, lanes or taps, or "
-                             "smaller memories")
+        if not result["fits"]:
+            needs = ", ".join(f"{use['estimate']} of {use['available']} {resource}"
+                              for resource, use in result["resources"].items())
+            raise BuildError(f"the configuration does not fit {result['board']} (it needs about "
+                             f"{needs}): choose fewer rows, columns, lanes or taps, or smaller "
+                             "memories")
     return results if name == "all" else results[0]
 
 
