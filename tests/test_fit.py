@@ -59,7 +59,8 @@ def test_fewer_multipliers_are_more_logic():
 
 
 def test_what_does_not_fit_is_refused_with_its_numbers(tmp_path):
-    with pytest.raises(BuildError, match=r"does not fit ulx3s-12f \(it needs about \d+ of 24288 LUT"):
+    message = r"does not fit ulx3s-12f \(it needs about \d+ of 24288 LUT"
+    with pytest.raises(BuildError, match=message):
         fit_boards("ulx3s-12f", "default", console=Console(quiet=True))
     result = CliRunner().invoke(app, ["build", "ulx3s-85f", "--fit", "--json",
                                       str(tmp_path / "fit.json")])
