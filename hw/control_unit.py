@@ -28,8 +28,8 @@ class ControlUnit(wiring.Component):
         The request should not wait for its turn.
     load, array, vector, post, store : Out(EngineSignature)
         The engines that there are, with the layouts of `ENGINE_LAYOUTS`.
-    clear : Out(1)
-        Reset of the engines between runs.
+    clear, fresh : Out(1)
+        As in `Sequencer`; `fresh` is the engines' reset.
     drained : In(1)
         Nothing that fetch or engines asked for is left in the memory system.
     weight_stall, read_beat, written : In
@@ -47,6 +47,7 @@ class ControlUnit(wiring.Component):
             **{queue.name.lower(): Out(EngineSignature(ENGINE_LAYOUTS[queue]))
                for queue in engine_queues(config)},
             "clear": Out(1),
+            "fresh": Out(1),
             "drained": In(1),
             "weight_stall": In(1),
             "read_beat": In(1),
@@ -64,6 +65,7 @@ class ControlUnit(wiring.Component):
         wiring.connect(m, fetch.read, wiring.flipped(self.read))
         m.d.comb += [
             self.clear.eq(sequencer.clear),
+            self.fresh.eq(sequencer.fresh),
             self.hurry.eq(fetch.hurry),
             sequencer.drained.eq(self.drained),
             fetch.start.eq(sequencer.fetch_start),

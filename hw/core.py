@@ -1,6 +1,6 @@
 """The accelerator core: control unit, engines, scratchpad and memory arbiter."""
 
-from amaranth import Cat, Module, ResetInserter, Signal
+from amaranth import Cat, ClockDomain, ClockSignal, DomainRenamer, Module, Signal
 from amaranth.lib import wiring
 from amaranth.lib.wiring import In, Out
 
@@ -62,14 +62,17 @@ class Core(wiring.Component):
         m.submodules.scratchpad = scratchpad = Scratchpad(config)
         m.submodules.arbiter = arbiter = MemoryArbiter(config, readers=3, writers=2)
 
-        # What a run leaves behind goes with the run.
+        # What a run leaves behind goes with the run. The engines have that reset and no other:
+        # anything in front of it would be in the way to thousands of registers.
+        m.domains.engines = domain = ClockDomain("engines", local=True)
+        m.d.comb += [domain.clk.eq(ClockSignal()), domain.rst.eq(control.fresh)]
         engines = {Queue.LOAD: LoadMover(config), Queue.ARRAY: ArrayEngine(config),
                    Queue.POST: PostProcessor(config), Queue.STORE: StoreMover(config)}
         if config.vector_taps:
             engines[Queue.VECTOR] = VectorUnit(config)
         for queue, engine in engines.items():
             name = queue.name.lower()
-            m.submodules[name] = ResetInserter(control.clear)(engine)
+            m.submodules[name] = DomainRenamer("engines")(engine)
             wiring.connect(m, getattr(control, name), engine.engine)
 
         self._connect_memory(m, control, arbiter, engines)

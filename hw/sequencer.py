@@ -45,7 +45,10 @@ class Sequencer(wiring.Component):
     fetch_start, base, described, code, starts, want, beat, beat_valid, missing
         See `Fetch`.
     clear : Out(1), drained : In(1)
-        Reset of fetch and engines; nothing of them is left in the memory system.
+        Reset of fetch; nothing of it and of the engines is left in the memory system.
+    fresh : Out(1)
+        The same as `clear`, from a register, and 1 in the cycle after the domain's reset as well:
+        thousands of registers' only reset, without logic in front.
     begin : Out(1), running : Out(1)
         Pulse when a run starts; the run goes on.
     waiting, retired, marked : Out(5)
@@ -76,6 +79,7 @@ class Sequencer(wiring.Component):
             "beat_valid": In(1),
             "missing": In(_QUEUES),
             "clear": Out(1),
+            "fresh": Out(1, init=1),
             "drained": In(1),
             "begin": Out(1),
             "running": Out(1),
@@ -162,6 +166,7 @@ class Sequencer(wiring.Component):
             self.busy.eq(1),
         ]
         flushing = Signal()
+        m.d.sync += self.fresh.eq(0)
         with m.FSM(name="run"):
             with m.State("IDLE"):
                 m.d.comb += [
@@ -188,6 +193,7 @@ class Sequencer(wiring.Component):
                     m.d.sync += [self.error.eq(stop.code), self.error_queue.eq(stop.queue)]
                     m.next = "LOCATE"
                 with m.Elif(finished & ~self.log_pending):
+                    m.d.sync += self.fresh.eq(1)
                     m.next = "FLUSH"
             with m.State("LOCATE"):
                 # What retired in the cycle of the error was in front of it, and is counted by now.
@@ -197,11 +203,12 @@ class Sequencer(wiring.Component):
                         + counts[self.error_queue] * INSTRUCTION_BYTES)
                 with m.Else():
                     m.d.sync += self.error_address.eq(base)
+                m.d.sync += self.fresh.eq(1)
                 m.next = "FLUSH"
             with m.State("FLUSH"):
                 m.d.comb += self.clear.eq(1)
                 # What engines were about to ask for shows in `drained` one cycle later.
-                m.d.sync += flushing.eq(1)
+                m.d.sync += [flushing.eq(1), self.fresh.eq(1)]
                 with m.If(flushing & self.drained):
-                    m.d.sync += flushing.eq(0)
+                    m.d.sync += [flushing.eq(0), self.fresh.eq(0)]
                     m.next = "IDLE"
