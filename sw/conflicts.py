@@ -31,6 +31,8 @@ def write_waits(config: Config, writer: Load | Fill, post: Post) -> float:
     """Cycles that `writer` waits for a word, in the mean, while the post-processor is at `post`,
     which stays at a word for as long as its channels take."""
     banks, width = config.scratchpad_banks, config.rows
+    mine: Walk
+    theirs: Walk
     if isinstance(writer, Fill):
         mine = ((writer.words, 1), (writer.rows, writer.row_step),
                 (writer.planes, writer.plane_step))
