@@ -19,11 +19,11 @@ SHAPES = {
         "parameter_words": 64, "vector_accumulator_words": 64, "vector_weight_words": 64}),
 }
 BUILT = {
-    "orangecrab-25f": {"LUT": 17_917, "FF": 11_155, "multipliers": 28, "block RAM": 52},
+    "orangecrab-25f": {"LUT": 17_890, "FF": 11_156, "multipliers": 28, "block RAM": 52},
     "orangecrab-85f": {"LUT": 40_274, "FF": 21_033, "multipliers": 156, "block RAM": 177},
     "tang-nano-20k": {"LUT": 12_117, "FF": 8_879, "multipliers": 24, "block RAM": 37},
     "ulx3s-85f": {"LUT": 42_448, "FF": 21_274, "multipliers": 144, "block RAM": 152},
-    "ulx3s-12f": {"LUT": 17_315, "FF": 11_101, "multipliers": 28, "block RAM": 50},
+    "ulx3s-12f": {"LUT": 17_334, "FF": 11_102, "multipliers": 28, "block RAM": 50},
     "ulx3s-12f 8x4": {"LUT": 24_749, "FF": 13_248, "multipliers": 28, "block RAM": 45},
 }
 """What nextpnr counted after packing (TRELLIS_COMB is a LUT); the 8x4 did not fit."""
