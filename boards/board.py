@@ -1,5 +1,6 @@
 """What a board is: its chip and pins, the clock it brings, its memory, and the preset it runs."""
 
+import importlib
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
@@ -9,7 +10,7 @@ from systolith.hw.sdram_chips import SdramChip
 
 from . import pll
 
-__all__ = ["FAMILIES", "Board", "Family"]
+__all__ = ["FAMILIES", "Board", "Family", "amaranth_platform", "bare_pins"]
 
 
 @dataclass(frozen=True)
@@ -102,3 +103,17 @@ class Board:
     def config(self) -> Config:
         """The preset of this board."""
         return PRESETS[self.name]
+
+
+def amaranth_platform(module: str, name: str) -> Callable[[], Any]:
+    """Makes the platform `name` of amaranth-boards' `module`, which is imported only then.
+
+    What it returns raises `ImportError` where amaranth-boards is not installed.
+    """
+    return lambda: getattr(importlib.import_module(f"amaranth_boards.{module}"), name)()
+
+
+def bare_pins(platform: Any, resource: str) -> Any:
+    """All pins of a platform's resource, without the buffers that Amaranth would put there."""
+    return platform.request(
+        resource, 0, dir={pin.name: "-" for pin in platform.lookup(resource, 0).ios})

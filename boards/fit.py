@@ -1,8 +1,8 @@
 """Does a configuration fit a board? An estimate in an instant, before synthesis.
 
 Multipliers and block RAM follow from the configuration. Look-up tables and flip-flops are counted
-part by part, by what synthesis leaves of each (`_PARTS`): the parts were synthesized alone, for
-arrays of 4x4, 8x4, 8x8 and 16x8, and `_TOGETHER` is what is left when all are optimized as one.
+part by part (`_parts`), by what synthesis for the ECP5 leaves of each where the modules stay apart,
+in arrays of 4x4, 8x4 and 8x8; `_TOGETHER` is what is left when all are optimized as one.
 """
 
 from collections.abc import Iterator
@@ -47,6 +47,9 @@ _ROOM = 0.9
 """Of the look-up tables that may be used: fuller chips are not placed and routed."""
 
 _TOGETHER = (0.98, 0.835)
+"""Look-up tables and flip-flops of whole designs over the sum of their parts: nextpnr's counts for
+8x4 and 16x8 cores."""
+
 _LOGIC_PRODUCT = {"requantizer": (526, 28), "residual": (228, 20), "array": (182, 27),
                   "vector": (183, 27)}
 """Look-up tables and flip-flops of a product that has no multiplier."""

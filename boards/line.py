@@ -12,7 +12,7 @@ from amaranth.lib.wiring import In, Out
 from systolith.errors import ConfigError
 from systolith.hw.link.uart import Uart
 
-from .board import Board
+from .board import Board, bare_pins
 
 __all__ = ["UartLine", "line_of"]
 
@@ -32,8 +32,7 @@ class UartLine(wiring.Component):
 
     def elaborate(self, platform):
         m = Module()
-        resource = platform.lookup("uart", 0)
-        pins = platform.request("uart", 0, dir={pin.name: "-" for pin in resource.ios})
+        pins = bare_pins(platform, "uart")
         m.submodules.rx_pin = rx_pin = io.Buffer("i", pins.rx)
         m.submodules.tx_pin = tx_pin = io.Buffer("o", pins.tx)
         m.submodules.uart = uart = Uart(self._clock_hz, self._baud)

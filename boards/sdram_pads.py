@@ -15,6 +15,8 @@ from systolith.errors import BuildError
 from systolith.hw.sdram import SdramPins
 from systolith.hw.sdram_chips import SdramChip
 
+from .board import bare_pins
+
 __all__ = ["PAD_NS", "SdramPads", "read_delay"]
 
 PAD_NS = 5.0
@@ -54,8 +56,7 @@ class SdramPads(wiring.Component):
 
     def elaborate(self, platform):
         m = Module()
-        resource = platform.lookup("sdram", 0)
-        pads = platform.request("sdram", 0, dir={pin.name: "-" for pin in resource.ios})
+        pads = bare_pins(platform, "sdram")
         pins = self.pins
         m.submodules.clock = clock = io.DDRBuffer("o", pads.clk)
         m.d.comb += [clock.o[0].eq(0), clock.o[1].eq(Const(-1, len(clock.o[1])))]

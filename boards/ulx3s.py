@@ -2,24 +2,16 @@
 
 from systolith.hw.sdram_chips import MT48LC16M16A2_7E
 
-from .board import Board
+from .board import Board, amaranth_platform
 
 __all__ = ["ULX3S_12F", "ULX3S_85F"]
-
-
-def _platform(size):
-    def make():
-        from amaranth_boards import ulx3s
-
-        return getattr(ulx3s, f"ULX3S_{size}_Platform")()
-    return make
 
 
 def _board(size, multipliers):
     return Board(
         name=f"ulx3s-{size.lower()}", title=f"Radiona ULX3S {size}", family="ecp5",
-        platform=_platform(size), device=f"LFE5U-{size}", multipliers=multipliers,
-        sdram=MT48LC16M16A2_7E, baud=3_000_000,
+        platform=amaranth_platform("ulx3s", f"ULX3S_{size}_Platform"), device=f"LFE5U-{size}",
+        multipliers=multipliers, sdram=MT48LC16M16A2_7E, baud=3_000_000,
         programmer=("openFPGALoader", "-b", "ulx3s"))
 
 

@@ -38,6 +38,8 @@ from usb_protocol.emitters import DeviceDescriptorCollection
 from usb_protocol.emitters.descriptors import cdc
 from usb_protocol.types import USBRequestType
 
+from .board import bare_pins
+
 __all__ = ["CLOCK_HZ", "PACKET", "PRODUCT", "VENDOR", "UsbLine", "UsbSerial", "descriptors"]
 
 CLOCK_HZ = 48e6
@@ -322,8 +324,7 @@ class UsbLine(wiring.Component):
 
     def elaborate(self, platform):
         m = Module()
-        resource = platform.lookup("usb", 0)
-        pins = platform.request("usb", 0, dir={pin.name: "-" for pin in resource.ios})
+        pins = bare_pins(platform, "usb")
         m.submodules.dp = dp = io.FFBuffer("io", pins.d_p)
         m.submodules.dn = dn = io.FFBuffer("io", pins.d_n)
         m.submodules.pullup = pullup = io.FFBuffer("o", pins.pullup)

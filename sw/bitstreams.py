@@ -9,14 +9,13 @@ from rich.console import Console
 
 from systolith.boards.build import board_named, build_board, check_timing
 from systolith.boards.catalog import BOARDS
-from systolith.boards.fit import check_fit
+from systolith.boards.fit import CAPACITY, check_fit
 from systolith.hw.config import load_config
 
 from .errors import BuildError, ConfigError, MissingExtraError
 from .summary import layer_table
 
-__all__ = ["build_boards", "fit_boards", "load_bitstream", "print_builds",
-           "write_table"]
+__all__ = ["build_boards", "fit_boards", "load_bitstream", "print_builds", "write_table"]
 
 _MARK = "<!-- builds -->"
 _PROGRAM_SECONDS = 120.0
@@ -64,8 +63,6 @@ def fit_boards(name: str, config: str | None, *, console: Console) -> Any:
 
     Raises `BuildError` when one does not fit, after all have been printed.
     """
-    from systolith.boards.fit import CAPACITY
-
     boards = ([board for board in BOARDS.values() if board.device in CAPACITY] if name == "all"
               else [board_named(name)])
     chosen = None if config is None else load_config(config)
@@ -73,17 +70,19 @@ def fit_boards(name: str, config: str | None, *, console: Console) -> Any:
     console.print(layer_table(
         "estimates before synthesis", ["board", "core", "resources", "fits"],
         [[result["board"], f"{result['config']['rows']}x{result['config']['columns']}",
-          ", ".join(f"{use['estimate']} of {use['available']} {resource}"
-                    for resource, use in result["resources"].items()),
+          _amounts(result["resources"], "estimate"),
           "yes" if result["fits"] else "no"] for result in results]))
     for result in results:
         if not result["fits"]:
-            needs = ", ".join(f"{use['estimate']} of {use['available']} {resource}"
-                              for resource, use in result["resources"].items())
             raise BuildError(f"the configuration does not fit {result['board']} (it needs about "
-                             f"{needs}): choose fewer rows, columns, lanes or taps, or smaller "
-                             "memories")
+                             f"{_amounts(result['resources'], 'estimate')}): choose fewer rows, "
+                             "columns, lanes or taps, or smaller memories")
     return results if name == "all" else results[0]
+
+
+def _amounts(resources: dict[str, dict[str, int]], taken: str) -> str:
+    return ", ".join(f"{use[taken]} of {use['available']} {name}"
+                     for name, use in resources.items())
 
 
 def print_builds(console: Console, results: list[dict[str, Any]]) -> None:
@@ -92,8 +91,7 @@ def print_builds(console: Console, results: list[dict[str, Any]]) -> None:
         "bitstreams (built by open tools, not run on a board)",
         ["board", "core", "resources", "clock MHz", "peak GOPS", "seconds", "identity"],
         [[result["board"], f"{result['config']['rows']}x{result['config']['columns']}",
-          ", ".join(f"{use['used']} of {use['available']} {name}"
-                    for name, use in result["utilization"].items()),
+          _amounts(result["utilization"], "used"),
           ", ".join(f"{clock} {mhz:g} of {result['target_mhz'][clock]:g}"
                     for clock, mhz in result["fmax_mhz"].items()),
           result["peak_gops"], result["seconds"], result["identity"]] for result in results]))

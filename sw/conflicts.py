@@ -13,12 +13,17 @@ from functools import lru_cache
 from systolith.hw.config import Config
 from systolith.hw.isa import Array, Fill, Load, Post, PostSource, Vector
 
-__all__ = ["read_waits", "write_waits"]
+__all__ = ["read_waits", "row_words", "write_waits"]
 
 _WORDS = 384
 """Of a walk that are looked at."""
 
 Walk = tuple[tuple[int, int], ...]
+
+
+def row_words(load: Load, word_bytes: int) -> int:
+    """Words of `word_bytes` that a row of a LOAD takes on the chip."""
+    return -(-load.chunk_bytes * load.chunks // word_bytes)
 
 
 def read_waits(config: Config, vector: Vector, array: Array) -> float:
@@ -37,7 +42,7 @@ def write_waits(config: Config, writer: Load | Fill, post: Post) -> float:
         mine = ((writer.words, 1), (writer.rows, writer.row_step),
                 (writer.planes, writer.plane_step))
     else:
-        mine = ((-(-writer.chunk_bytes * writer.chunks // width), 1),
+        mine = ((row_words(writer, width), 1),
                 (writer.rows, writer.destination_row_step),
                 (writer.planes, writer.destination_plane_step))
     theirs = ((post.count_0, post.destination_step_0), (post.count_1, post.destination_step_1))

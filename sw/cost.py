@@ -24,7 +24,7 @@ from systolith.hw.isa import (
     Vector,
 )
 
-from .conflicts import read_waits, write_waits
+from .conflicts import read_waits, row_words, write_waits
 
 __all__ = ["LATENCY", "Estimate", "estimate", "requests", "transfer_cycles", "work_cycles"]
 
@@ -122,9 +122,8 @@ def transfer_cycles(config: Config, instruction: Instruction) -> tuple[int, int]
                 step = instruction.chunk_step
             touched = _touched(instruction.source, length, step, beat)
             beats = int(touched * instruction.chunks * lines)
-            row_words = -(-length * instruction.chunks // word)
             parts = max(1, word // config.rows) if word > config.rows else 1
-            return beats, max(beats * rate, row_words * lines * parts)
+            return beats, max(beats * rate, row_words(instruction, word) * lines * parts)
         case Store():
             lines = instruction.rows * instruction.planes
             touched = _touched(instruction.destination, instruction.row_bytes,
@@ -144,8 +143,7 @@ def requests(config: Config, instruction: Load) -> int:
 
 def _scratchpad_words(config: Config, instruction: Load) -> int:
     """Words that a LOAD of activations writes."""
-    return (-(-instruction.chunk_bytes * instruction.chunks // config.rows)
-            * instruction.rows * instruction.planes)
+    return row_words(instruction, config.rows) * instruction.rows * instruction.planes
 
 
 def _touched(address: int, length: int, step: int, beat: int) -> float:

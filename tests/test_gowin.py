@@ -1,24 +1,22 @@
 """Gowin's multipliers and the Tang Nano 20K, without the tools that take minutes."""
 
-import ctypes
 import re
 from pathlib import Path
 
-import numpy as np
 import pytest
 from amaranth import Cat, Module, Mux, Signal
 from amaranth.lib import wiring
 from amaranth.lib.wiring import In, Out
 
+from netlist_compare import check_copies
 from systolith import sim
 from systolith.boards import build as board_build
 from systolith.boards import flow
 from systolith.boards.catalog import BOARDS
 from systolith.hw.config import PRESETS
 from systolith.hw.multiplier import MultiplierBudget, registered_product
-from systolith.sim.build import Model, build, verilog_of
+from systolith.sim.build import verilog_of
 
-COMPARE = Path(__file__).parent / "benches" / "netlist_compare.cpp"
 MODELS = Path(sim.__file__).parent / "netlist" / "gowin.v"
 
 SHAPES = (
@@ -73,26 +71,14 @@ def test_multipliers_do_what_products_do():
     assert cells.count("  MULT9X9 #") == 4
     assert cells.count("  MULT18X18 #") == 3
     assert plain.count("MULT") == 0
-    library = ctypes.CDLL(str(build(Model(
-        verilog="\n".join((MODELS.read_text(), plain, cells, f"""
-            module compare(input clk, rst, input [255:0] i, output [{OUTPUTS - 1}:0] seen, wrong);
-            wire [{OUTPUTS - 1}:0] other;
-            rtl plain(.clk(clk), .rst(rst), .i(i), .o(seen));
-            cells primitives(.clk(clk), .rst(rst), .i(i), .o(other));
-            assign wrong = seen ^ other;
-            endmodule
-        """)), top="compare", sources=(COMPARE,), shared=True,
-        verilator_flags=("-O3", "--x-assign", "fast", "--x-initial", "fast", "--no-timing"),
-        defines=("-DVL_TIME_CONTEXT",), fast_flags=("-O1",)))))
-    library.compare_run.restype = ctypes.c_uint64
-    seen, wrong = (np.zeros(-(-OUTPUTS // 32), np.uint32) for _ in range(2))
-    for seed in range(1, 5):
-        cycles = library.compare_run(
-            ctypes.c_uint64(seed), ctypes.c_uint64(20_000),
-            seen.ctypes.data_as(ctypes.c_void_p), wrong.ctypes.data_as(ctypes.c_void_p))
-        different = np.flatnonzero(np.unpackbits(wrong.view(np.uint8), bitorder="little"))
-        assert cycles == 20_000, f"seed {seed}: bits {different} differ in cycle {cycles}"
-        assert np.unpackbits(seen.view(np.uint8)).sum() == OUTPUTS, "outputs that were never 1"
+    check_copies("\n".join((MODELS.read_text(), plain, cells, f"""
+        module compare(input clk, rst, input [255:0] i, output [{OUTPUTS - 1}:0] seen, wrong);
+        wire [{OUTPUTS - 1}:0] other;
+        rtl plain(.clk(clk), .rst(rst), .i(i), .o(seen));
+        cells primitives(.clk(clk), .rst(rst), .i(i), .o(other));
+        assign wrong = seen ^ other;
+        endmodule
+    """)), OUTPUTS, range(1, 5))
 
 
 def test_two_small_multipliers_are_a_large_one():

@@ -1,26 +1,22 @@
 """Models of the ECP5's cells, what is refused, and boards' netlists behind their serial line."""
 
-import ctypes
 import dataclasses
 import random
-from pathlib import Path
 
-import numpy as np
 import pytest
 
+from netlist_compare import check_copies
 from netlist_parts import INPUTS, MEMORIES, OUTPUTS, Parts
 from systolith.boards import flow
 from systolith.boards.catalog import BOARDS
 from systolith.driver.simulate import serve
 from systolith.errors import BuildError
 from systolith.hw.export import rtlil_text
-from systolith.sim.build import Model, build, verilog_of
+from systolith.sim.build import verilog_of
 from systolith.sim.netlist.board import NetlistDevice, build_netlist, pll_ratio
 from systolith.sim.netlist.cells import parameter
 from systolith.sim.netlist.convert import Netlist, cell_models, read_netlist
 from systolith.sim.netlist.logic import lookup
-
-COMPARE = Path(__file__).parent / "benches" / "netlist_compare.cpp"
 
 
 def synthesized(component, folder):
@@ -71,20 +67,7 @@ def test_cells_do_what_the_design_does(tmp_path):
     verilog = compare(verilog_of(plain, "rtl"), {
         "quick": netlist.verilog(name="quick"),
         "plain": netlist.verilog(name="plain", plain=True)})
-    library = ctypes.CDLL(str(build(Model(
-        verilog=verilog, top="compare", sources=(COMPARE,), shared=True,
-        verilator_flags=("-O3", "--x-assign", "fast", "--x-initial", "fast", "--no-timing"),
-        defines=("-DVL_TIME_CONTEXT",), fast_flags=("-O1",)))))
-    library.compare_run.restype = ctypes.c_uint64
-    words = -(-OUTPUTS // 32)
-    seen, wrong = (np.zeros(words, np.uint32) for _ in range(2))
-    for seed in range(1, 9):
-        cycles = library.compare_run(
-            ctypes.c_uint64(seed), ctypes.c_uint64(20_000),
-            seen.ctypes.data_as(ctypes.c_void_p), wrong.ctypes.data_as(ctypes.c_void_p))
-        different = np.flatnonzero(np.unpackbits(wrong.view(np.uint8), bitorder="little"))
-        assert cycles == 20_000, f"seed {seed}: bits {different} differ in cycle {cycles}"
-        assert np.unpackbits(seen.view(np.uint8)).sum() == OUTPUTS, "outputs that were never 1"
+    check_copies(verilog, OUTPUTS, range(1, 9))
 
 
 def test_every_table_of_a_lut_has_its_equation():
