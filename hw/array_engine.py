@@ -119,6 +119,7 @@ class ArrayEngine(wiring.Component):
         pixel = nest.o.p
         base = Signal(16, reset_less=True)
         word = Signal(16, reset_less=True)
+        word_outside = Signal(reset_less=True)
         overwrite = Signal()
         wrong_address = Signal()
         first = pixel.first[_PIXEL_LEVELS - 1]
@@ -127,9 +128,7 @@ class ArrayEngine(wiring.Component):
         request = self.activation.request
         m.d.comb += [
             final_pass.eq(pixel.final[_PIXEL_LEVELS:].all()),
-            # Sizes are powers of two, so that the upper bits tell.
-            wrong_address.eq(pixel.outside | (word >> len(guard.address)).any()
-                             | (first & tile_ready & tile_wrong)),
+            wrong_address.eq(pixel.outside | word_outside | (first & tile_ready & tile_wrong)),
             guard.address.eq(word),
             guard.issue.eq(issued),
             guard.following[0].eq(word + 1),
@@ -142,14 +141,22 @@ class ArrayEngine(wiring.Component):
             nest.o.ready.eq(issued),
             tile_taken.eq(issued & first),
         ]
+        next_word = Signal.like(word)
+        m.d.comb += next_word.eq(Mux(last, base, word + 1))
+
+        def outside(address):
+            """Sizes are powers of two, so that the upper bits tell."""
+            return (address >> len(guard.address)).any()
+
         with m.If(issued):
-            m.d.sync += word.eq(Mux(last, base, word + 1))
+            m.d.sync += [word.eq(next_word), word_outside.eq(outside(next_word))]
             with m.If(last):
                 m.d.sync += overwrite.eq(0)
         with m.If(nest.i.valid & nest.i.ready):
             m.d.sync += [
                 base.eq(held.accumulator),
                 word.eq(held.accumulator),
+                word_outside.eq(outside(held.accumulator)),
                 overwrite.eq(~held.accumulate),
             ]
 

@@ -278,7 +278,7 @@ PRESETS: dict[str, Config] = {
         memory_bytes_per_beat=4, memory_size=32 << 20, sdram="MT48LC16M16A2-7E", timestamps=64,
         clock_mhz=43.75),
     "ulx3s-85f": Config(
-        rows=16, columns=8, lanes=4, scratchpad_banks=8, scratchpad_bank_words=1024,
+        rows=16, columns=8, lanes=2, scratchpad_banks=4, scratchpad_bank_words=2048,
         weight_words=4096, accumulator_words=256, parameter_words=256,
         vector_taps=1, vector_accumulator_words=256, vector_weight_words=256,
         memory_bytes_per_beat=4, memory_size=32 << 20, sdram="MT48LC16M16A2-7E", clock_mhz=40.0),
@@ -288,7 +288,7 @@ PRESETS: dict[str, Config] = {
         vector_taps=1, vector_accumulator_words=512, vector_weight_words=512,
         memory_bytes_per_beat=4, memory_size=40 << 10, timestamps=64, clock_mhz=80.0),
     "orangecrab-85f": Config(
-        rows=16, columns=8, lanes=4, scratchpad_banks=8, scratchpad_bank_words=512,
+        rows=16, columns=8, lanes=2, scratchpad_banks=4, scratchpad_bank_words=1024,
         weight_words=2048, accumulator_words=256, parameter_words=128,
         vector_taps=1, vector_accumulator_words=128, vector_weight_words=128,
         memory_bytes_per_beat=4, memory_size=1 << 17, timestamps=64, clock_mhz=40.0),

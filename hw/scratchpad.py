@@ -7,13 +7,19 @@ from amaranth.lib.wiring import In
 from .config import Config
 from .ports import ScratchpadReadSignature, scratchpad_write_signature
 
-__all__ = ["READ_CLIENTS", "WRITE_CLIENTS", "Scratchpad"]
+__all__ = ["READ_CLIENTS", "WRITE_CLIENTS", "Scratchpad", "sharing_readers"]
 
 READ_CLIENTS = ("array", "vector", "operand_b", "operand_a", "store")
 """Readers, highest priority first."""
 
 WRITE_CLIENTS = ("post", "load")
 """Writers, highest priority first."""
+
+
+def sharing_readers(config: Config) -> tuple[str, ...]:
+    """The last of the readers, which share a way to the banks where the post-processor takes
+    four cycles or more for a word, and so leaves most of them to others."""
+    return READ_CLIENTS[2:] if 4 * config.lanes <= config.rows else ()
 
 
 class Scratchpad(wiring.Component):
@@ -23,6 +29,9 @@ class Scratchpad(wiring.Component):
     word by word meet once and then run side by side. In each bank and cycle the reader and the
     writer of the highest priority are served; the others wait. A read that is accepted after a
     write sees it; one accepted in the same cycle reads the old word.
+
+    Where there are few lanes, the readers of `sharing_readers` have one way to the banks together.
+    It takes one request a cycle, and all of them see what was read, of which each knows its own.
 
     Nobody waits forever: an instruction makes a finite number of accesses and a program has no
     jumps, so that whoever has priority runs out of accesses, at the latest when its next
@@ -48,6 +57,9 @@ class Scratchpad(wiring.Component):
         config = self._config
         bank_bits = config.scratchpad_banks.bit_length() - 1
         readers = [getattr(self, name) for name in READ_CLIENTS]
+        sharing = readers[len(readers) - len(sharing_readers(config)):]
+        if sharing:
+            readers = [*readers[:-len(sharing)], self._shared(m, sharing)]
         writers = [getattr(self, name) for name in WRITE_CLIENTS]
 
         def bank_of(address):
@@ -91,3 +103,18 @@ class Scratchpad(wiring.Component):
                     with m.Case(index):
                         m.d.sync += reader.data.eq(word)
         return m
+
+    def _shared(self, m, sharing):
+        """One reader in the place of those `sharing`: the one of the highest priority asks."""
+        shared = ScratchpadReadSignature(self._config).flip().create(path=("shared",))
+        m.d.comb += shared.request.valid.eq(Cat(reader.request.valid for reader in sharing).any())
+        before = 0
+        for reader in sharing:
+            m.d.comb += [reader.request.ready.eq(shared.request.ready & ~before),
+                         reader.data.eq(shared.data)]
+            before |= reader.request.valid
+        # Statements further down win: the lowest priority comes first.
+        for reader in reversed(sharing):
+            with m.If(reader.request.valid):
+                m.d.comb += shared.request.payload.eq(reader.request.payload)
+        return shared

@@ -221,8 +221,10 @@ class VectorUnit(wiring.Component):
         o = nest.o.p
         request = self.activation.request
         target = Signal(16, reset_less=True)
+        target_outside = Signal(reset_less=True)
         overwrite = Signal()
-        until_value = Signal(4, reset_less=True)
+        until_value = Signal(4, reset_less=True)    # words before the next value, and
+        due = Signal(reset_less=True)               # whether there are none, known a cycle ahead
         needs_weights = Signal()
         emits = Signal()
         wrong_address = Signal()
@@ -230,9 +232,8 @@ class VectorUnit(wiring.Component):
         m.d.comb += [
             final_pass.eq(o.final[_PASS_LEVELS:].all()),
             needs_weights.eq(o.first[_PASS_LEVELS - 1] & ~maximum),
-            emits.eq(Mux(reduce, o.last[0], until_value == 0)),
-            # Sizes are powers of two, so that the upper bits tell.
-            wrong_address.eq(o.outside | (emits & (target >> len(guard.address)).any())
+            emits.eq(Mux(reduce, o.last[0], due)),
+            wrong_address.eq(o.outside | (emits & target_outside)
                              | (needs_weights & weights_ready & weights_wrong)),
             guard.address.eq(target),
             guard.issue.eq(issued & emits),
@@ -247,10 +248,21 @@ class VectorUnit(wiring.Component):
             nest.o.ready.eq(issued),
             weights_taken.eq(issued & needs_weights),
         ]
+        next_until = Signal.like(until_value)
+        next_target = Signal.like(target)
+        m.d.comb += [
+            next_until.eq(Mux(o.last[0], lead, Mux(emits, skip, until_value - 1))),
+            next_target.eq(Mux(o.last[_PASS_LEVELS - 1], base, target + emits)),
+        ]
+
+        def outside(address):
+            """Sizes are powers of two, so that the upper bits tell."""
+            return (address >> len(guard.address)).any()
+
         with m.If(issued):
             m.d.sync += [
-                until_value.eq(Mux(o.last[0], lead, Mux(emits, skip, until_value - 1))),
-                target.eq(Mux(o.last[_PASS_LEVELS - 1], base, target + emits)),
+                until_value.eq(next_until), due.eq(next_until == 0),
+                target.eq(next_target), target_outside.eq(outside(next_target)),
             ]
             with m.If(o.last[_PASS_LEVELS - 1]):
                 m.d.sync += overwrite.eq(0)
@@ -261,9 +273,11 @@ class VectorUnit(wiring.Component):
                 *(begin[tap].eq(held.taps == taps - tap) for tap in range(taps)),
                 lead.eq(held.taps - 1),
                 until_value.eq(held.taps - 1),
+                due.eq(held.taps == 1),
                 skip.eq(held.stride - 1),
                 base.eq(held.accumulator),
                 target.eq(held.accumulator),
+                target_outside.eq(outside(held.accumulator)),
                 overwrite.eq(~held.accumulate),
             ]
 
