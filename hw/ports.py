@@ -139,7 +139,8 @@ class ControlSignature(wiring.Signature):
     `busy`. `cancel`: pulse; a run in progress stops with `ErrorCode.CANCELLED`. `watchdog`: cycles
     without a retired instruction after which a run is stopped. `error`, `error_address` (byte
     address of the instruction) keep the last run's outcome.
-    Timestamps appear one cycle after their index, counters two.
+    `counter_value` is that of the counter `counter_index` in each cycle with `counter_ready`, one
+    of at most `COUNTERS`; timestamps appear one cycle after their index.
     """
 
     def __init__(self, config: Config):
@@ -153,6 +154,7 @@ class ControlSignature(wiring.Signature):
             "error_address": In(32),
             "counter_index": Out(range(len(Counter))),
             "counter_value": In(32),
+            "counter_ready": In(1),
             "timestamp_index": Out(range(config.timestamps)),
             "timestamp_cycles": In(32),
             "timestamp_active": In(32),
