@@ -127,7 +127,9 @@ class VectorLanes(wiring.Component):
                         with m.If(begin):
                             m.d.sync += total.eq(product)
                         with m.Elif(summing["maximum"]):
-                            m.d.sync += total.eq(Mux(product > before, product, before))
+                            # Of bytes: whatever is not comes from before the window.
+                            larger = product[:8].as_signed() > before[:8].as_signed()
+                            m.d.sync += total.eq(Mux(larger, product, before))
                         with m.Else():
                             m.d.sync += total.eq(before + product)
                 before = total
