@@ -90,13 +90,14 @@ def scratchpad_write_signature(config: Config) -> stream.Signature:
 
 
 class AccumulatorReadSignature(wiring.Signature):
-    """Reads of accumulator words (`lanes` int32 values): data `ACCUMULATOR_LATENCY` cycles after
-    acceptance. A read is refused while the accumulating side uses the same half. As for the
-    scratchpad, one may ask before it is known whether the address is right."""
+    """Reads of parts of accumulator words, `lanes` int32 values of a word's `values`: data
+    `ACCUMULATOR_LATENCY` cycles after acceptance. A read is refused while the accumulating side
+    uses the same half. As for the scratchpad, one may ask before it is known whether the address is
+    right. Addresses count parts, the parts of a word behind each other."""
 
-    def __init__(self, lanes: int, words: int):
+    def __init__(self, lanes: int, words: int, values: int):
         super().__init__({
-            "request": Out(stream.Signature(range(words))),
+            "request": Out(stream.Signature(range(words * (values // lanes)))),
             "data": In(32 * lanes),
         })
 

@@ -170,7 +170,7 @@ class VectorUnit(wiring.Component):
             "activation": Out(ScratchpadReadSignature(config)),
             "load": In(load_write_signature(config)),
             "accumulators": In(AccumulatorReadSignature(
-                config.rows, 2 * config.vector_accumulator_words)),
+                config.lanes, 2 * config.vector_accumulator_words, config.rows)),
         })
 
     def elaborate(self, platform):
@@ -181,7 +181,8 @@ class VectorUnit(wiring.Component):
         m.submodules.nest = nest = LoopNest(_LEVELS, words=config.scratchpad_words)
         m.submodules.intake = intake = Intake(instruction_layout(Vector))
         m.submodules.accumulator = accumulator = AccumulatorMemory(
-            config.rows, config.vector_accumulator_words, value_bits=_VALUE_BITS, maximum=True)
+            config.rows, config.vector_accumulator_words, value_bits=_VALUE_BITS, maximum=True,
+            read_lanes=config.lanes)
         m.submodules.guard = guard = HazardGuard(len(accumulator.i.address), 3)
         wiring.connect(m, accumulator.read, wiring.flipped(self.accumulators))
         wiring.connect(m, intake.i, wiring.flipped(self.engine.instruction))
