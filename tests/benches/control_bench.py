@@ -322,7 +322,9 @@ async def deadlocks_are_named(dut):
             ({Queue.STORE: [Store(), Store(), Store(), End(wait_store=4)]}, Queue.STORE, 3),
             ({Queue.ARRAY: [End(wait_load=2)]}, Queue.ARRAY, 0),
             ({Queue.LOAD: [End(wait_store=(1 << 20) - 1)],
-              Queue.STORE: [Store(wait_load=1), End()]}, Queue.LOAD, 0)):
+              Queue.STORE: [Store(wait_load=1), End()]}, Queue.LOAD, 0),
+            # More than a list can have, a bit at a time.
+            *(({Queue.ARRAY: [End(wait_post=1 << bit)]}, Queue.ARRAY, 0) for bit in range(1, 20))):
         starts = control.place(ends() | lists)
         for engine in control.engines.values():
             engine.hang = False
