@@ -77,7 +77,7 @@ def answer_states(m: Module, x, sink, reader, counter_ready, values) -> None:
         with m.Else():
             values()
         with m.If((x.opcode == Command.TIMESTAMPS) & x.index[0]):
-            m.d.sync += x.address.eq(x.address + 1)
+            x.count_on(m)
         m.d.sync += [x.index.eq(x.index + 1), x.words.eq(x.words - 1)]
         m.next = "SEND"
 

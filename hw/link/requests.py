@@ -122,20 +122,28 @@ def request_states(m: Module, x, source, dropped, config, timestamp_count) -> No
                 m.next = "REFUSE"
 
 
+def _exceeds(value, limit):
+    """`value > limit`, without a comparison where the limit is a power of two."""
+    bits = limit.bit_length() - 1
+    if limit != 1 << bits:
+        return value > limit
+    return value[bits + 1:].any() | (value[bits] & value[:bits].any())
+
+
 def _check_states(m, x, config, timestamp_count):
     """States that check ranges before anything is done."""
     def of(command):
         return x.opcode == command
 
     nbytes = Signal.like(x.length)
-    limit = Signal.like(x.length)
     end = Signal(len(x.length) + 1)
     to_destination = Signal()   # of COPY, whose source is inside
-    too_long, misaligned = Signal(), Signal()
+    outside, too_long, misaligned = Signal(), Signal(), Signal()
     m.d.comb += [
         nbytes.eq(Mux(of(Command.WRITE), x.left,
                       Mux(of(Command.RUN), DESCRIPTOR_BYTES, x.length))),
-        limit.eq(Mux(of(Command.TIMESTAMPS), timestamp_count, config.memory_size)),
+        outside.eq(Mux(of(Command.TIMESTAMPS), end > timestamp_count,
+                       _exceeds(end, config.memory_size))),
         too_long.eq(
             (of(Command.READ) & (x.beyond[1] | (x.length > MAX_DATA)))
             | (of(Command.TIMESTAMPS) & (x.beyond[1] | (x.length > MAX_TIMESTAMPS)))),
@@ -148,7 +156,7 @@ def _check_states(m, x, config, timestamp_count):
     with m.State("RANGE"):
         m.d.sync += to_destination.eq(0)
         with m.If(to_destination):
-            with m.If(x.word[len(x.address):].any() | (end > limit)):
+            with m.If(x.word[len(x.address):].any() | outside):
                 x.refuse(m, Refusal.ADDRESS, "SKIP")
             with m.Else():
                 m.next = "EXECUTE"
@@ -157,7 +165,7 @@ def _check_states(m, x, config, timestamp_count):
                         Command.FILL, Command.COPY):
                 with m.If((~x.beyond[1] & (nbytes == 0)) | too_long):
                     x.refuse(m, Refusal.LENGTH, "SKIP")
-                with m.Elif(x.beyond.any() | (end > limit) | misaligned):
+                with m.Elif(x.beyond.any() | outside | misaligned):
                     x.refuse(m, Refusal.ADDRESS, "SKIP")
                 with m.Elif(x.opcode == Command.COPY):
                     m.d.sync += to_destination.eq(1)
