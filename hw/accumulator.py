@@ -134,7 +134,8 @@ class AccumulatorMemory(wiring.Component):
         for half in range(2):
             m.submodules[f"half_{half}"] = memory = Memory(
                 shape=word.as_shape(), depth=self.words_per_half, init=[])
-            halves.append((memory.read_port(), memory.write_port()))
+            halves.append((memory.read_port(), memory.write_port(
+                granularity=32 if self.maximum else None)))
 
         # Address, memory output, operand: three stages, the last of which writes.
         stages = []
@@ -168,7 +169,7 @@ class AccumulatorMemory(wiring.Component):
         m.d.sync += read_fetched.eq(read_accepted)
 
         operand = Signal(word, reset_less=True)
-        result = Signal(word)
+        result, writes = Signal(word), Signal(self.lanes)
         with m.If(fetched["valid"]):
             neutral = 0
             if self.maximum:
@@ -182,7 +183,11 @@ class AccumulatorMemory(wiring.Component):
             old, new = operand[lane], i.values[lane]
             total = old + new
             if self.maximum:
-                total = Mux(summed["maximum"], Mux(new > old, new, old), total)
+                # Where the old value is larger it stays: nothing is written.
+                m.d.comb += writes[lane].eq(~summed["maximum"] | (new >= old))
+                total = Mux(summed["maximum"], new, total)
+            else:
+                m.d.comb += writes[lane].eq(1)
             m.d.comb += result[lane].eq(total)
 
         answer = Signal(32 * self._read_lanes, reset_less=True)
@@ -199,7 +204,8 @@ class AccumulatorMemory(wiring.Component):
                 read_port.en.eq(own | (read_accepted & (read_address[-1] == half))),
                 write_port.addr.eq(summed["address"]),
                 write_port.data.eq(result),
-                write_port.en.eq(summed["valid"] & (summed["address"][-1] == half)),
+                write_port.en.eq(Mux(summed["valid"] & (summed["address"][-1] == half),
+                                     writes if self.maximum else 1, 0)),
             ]
         m.d.sync += self.done.eq(summed["last"])
         return m

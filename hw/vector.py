@@ -120,18 +120,24 @@ class VectorLanes(wiring.Component):
                     hold = summing["hold"]
                     begin = Mux(hold, summing["restart"], begin)
                     before = total if before is None else Mux(hold, total, before)
-                with m.If(summing["valid"]):
-                    if before is None:
+                if before is None:
+                    with m.If(summing["valid"]):
                         m.d.sync += total.eq(product)
-                    else:
-                        with m.If(begin):
-                            m.d.sync += total.eq(product)
-                        with m.Elif(summing["maximum"]):
-                            # Of bytes: whatever is not comes from before the window.
-                            larger = product[:8].as_signed() > before[:8].as_signed()
-                            m.d.sync += total.eq(Mux(larger, product, before))
-                        with m.Else():
-                            m.d.sync += total.eq(before + product)
+                else:
+                    # Of bytes: whatever is not comes from before the window.
+                    smaller = Signal(name=f"smaller_{lane}_{tap}")
+                    keeps = Signal(name=f"keeps_{lane}_{tap}")  # its own value
+                    m.d.comb += [
+                        smaller.eq(summing["maximum"] & ~begin
+                                   & (product[:8].as_signed() <= before[:8].as_signed())),
+                        keeps.eq(smaller if before is total else 0),
+                    ]
+                    with m.If(summing["valid"] & ~keeps):
+                        m.d.sync += total.eq(Mux(begin | summing["maximum"], product,
+                                                 before + product))
+                        if before is not total:
+                            with m.If(smaller):
+                                m.d.sync += total.eq(before)
                 before = total
                 sums.append(total)
             m.d.comb += self.values[lane].eq(sums[-1])
