@@ -6,6 +6,7 @@ begin anew when it is to be ignored.
 
 from amaranth import Cat, Module, Mux, Signal
 
+from ..compare import exceeds
 from ..isa import DESCRIPTOR_BYTES
 from ..protocol import ARGUMENTS, MAX_DATA, MAX_TIMESTAMPS, Command, Refusal
 
@@ -122,14 +123,6 @@ def request_states(m: Module, x, source, dropped, config, timestamp_count) -> No
                 m.next = "REFUSE"
 
 
-def _exceeds(value, limit):
-    """`value > limit`, without a comparison where the limit is a power of two."""
-    bits = limit.bit_length() - 1
-    if limit != 1 << bits:
-        return value > limit
-    return value[bits + 1:].any() | (value[bits] & value[:bits].any())
-
-
 def _check_states(m, x, config, timestamp_count):
     """States that check ranges before anything is done."""
     def of(command):
@@ -143,10 +136,10 @@ def _check_states(m, x, config, timestamp_count):
         nbytes.eq(Mux(of(Command.WRITE), x.left,
                       Mux(of(Command.RUN), DESCRIPTOR_BYTES, x.length))),
         outside.eq(Mux(of(Command.TIMESTAMPS), end > timestamp_count,
-                       _exceeds(end, config.memory_size))),
+                       exceeds(end, config.memory_size))),
         too_long.eq(
-            (of(Command.READ) & (x.beyond[1] | (x.length > MAX_DATA)))
-            | (of(Command.TIMESTAMPS) & (x.beyond[1] | (x.length > MAX_TIMESTAMPS)))),
+            (of(Command.READ) & (x.beyond[1] | (exceeds(x.length, MAX_DATA))))
+            | (of(Command.TIMESTAMPS) & (x.beyond[1] | (exceeds(x.length, MAX_TIMESTAMPS))))),
         misaligned.eq(of(Command.RUN) & (x.address % DESCRIPTOR_BYTES != 0)),
     ]
     m.d.sync += end.eq(Mux(to_destination, x.word, x.address) + nbytes)
