@@ -84,6 +84,9 @@ class AccumulatorMemory(wiring.Component):
         Width of the signed values that come in; at most 32.
     maximum : bool
         Whether an accumulation may keep the larger value, instead of adding.
+    read_lanes : int
+        Values of a word that are read at a time; all by default. They are picked in front of the
+        register of the answer, which need not hold what nobody looks at.
 
     Members
     -------
@@ -100,7 +103,8 @@ class AccumulatorMemory(wiring.Component):
         The other engine's reads.
     """
 
-    def __init__(self, lanes: int, words_per_half: int, *, value_bits: int, maximum: bool = False):
+    def __init__(self, lanes: int, words_per_half: int, *, value_bits: int, maximum: bool = False,
+                 read_lanes: int | None = None):
         if not 1 <= value_bits <= 32:
             raise ValueError(f"value_bits must be between 1 and 32, not {value_bits}")
         if words_per_half < 2 or words_per_half & (words_per_half - 1):
@@ -108,13 +112,15 @@ class AccumulatorMemory(wiring.Component):
         self.lanes = lanes
         self.words_per_half = words_per_half
         self.maximum = maximum
+        self._read_lanes = read_lanes or lanes
         super().__init__({
             "i": In(wiring.Signature({
                 "valid": Out(1), "address": Out(range(2 * words_per_half)), "overwrite": Out(1),
                 "last": Out(1), **({"maximum": Out(1)} if maximum else {}),
                 "values": Out(data.ArrayLayout(signed(value_bits), lanes))})),
             "done": Out(1),
-            "read": In(AccumulatorReadSignature(lanes, 2 * words_per_half)),
+            "read": In(AccumulatorReadSignature(
+                self._read_lanes, 2 * words_per_half, lanes)),
         })
 
     def elaborate(self, platform):
@@ -128,7 +134,8 @@ class AccumulatorMemory(wiring.Component):
         for half in range(2):
             m.submodules[f"half_{half}"] = memory = Memory(
                 shape=word.as_shape(), depth=self.words_per_half, init=[])
-            halves.append((memory.read_port(), memory.write_port()))
+            halves.append((memory.read_port(), memory.write_port(
+                granularity=32 if self.maximum else None)))
 
         # Address, memory output, operand: three stages, the last of which writes.
         stages = []
@@ -148,17 +155,21 @@ class AccumulatorMemory(wiring.Component):
         read_accepted = Signal()
         read_half = Signal()
         refused = Signal()
+        part_bits = (self.lanes // self._read_lanes - 1).bit_length()
+        read_part = Signal(part_bits)
+        read_address = read.request.payload[part_bits:]
         m.d.comb += [
-            refused.eq(request & (i.address[-1] == read.request.payload[-1])),
+            refused.eq(request & (i.address[-1] == read_address[-1])),
             read.request.ready.eq(~refused),
             read_accepted.eq(read.request.valid & read.request.ready),
         ]
-        m.d.sync += read_half.eq(read.request.payload[-1])
+        m.d.sync += [read_half.eq(read_address[-1]),
+                     read_part.eq(read.request.payload[:part_bits])]
         read_fetched = Signal()
         m.d.sync += read_fetched.eq(read_accepted)
 
         operand = Signal(word, reset_less=True)
-        result = Signal(word)
+        result, writes = Signal(word), Signal(self.lanes)
         with m.If(fetched["valid"]):
             neutral = 0
             if self.maximum:
@@ -172,23 +183,29 @@ class AccumulatorMemory(wiring.Component):
             old, new = operand[lane], i.values[lane]
             total = old + new
             if self.maximum:
-                total = Mux(summed["maximum"], Mux(new > old, new, old), total)
+                # Where the old value is larger it stays: nothing is written.
+                m.d.comb += writes[lane].eq(~summed["maximum"] | (new >= old))
+                total = Mux(summed["maximum"], new, total)
+            else:
+                m.d.comb += writes[lane].eq(1)
             m.d.comb += result[lane].eq(total)
 
-        answer = Signal(32 * self.lanes, reset_less=True)
+        answer = Signal(32 * self._read_lanes, reset_less=True)
         m.d.comb += read.data.eq(answer)
         with m.If(read_fetched):
-            m.d.sync += answer.eq(Mux(read_half, halves[1][0].data, halves[0][0].data))
+            lower, upper = (port.data.word_select(read_part, len(answer)) for port, _ in halves)
+            m.d.sync += answer.eq(Mux(read_half, upper, lower))
 
         for half, (read_port, write_port) in enumerate(halves):
             own = Signal(name=f"accumulates_{half}")
             m.d.comb += [
                 own.eq(request & (i.address[-1] == half)),
-                read_port.addr.eq(Mux(own, i.address, read.request.payload)),
-                read_port.en.eq(own | (read_accepted & (read.request.payload[-1] == half))),
+                read_port.addr.eq(Mux(own, i.address, read_address)),
+                read_port.en.eq(own | (read_accepted & (read_address[-1] == half))),
                 write_port.addr.eq(summed["address"]),
                 write_port.data.eq(result),
-                write_port.en.eq(summed["valid"] & (summed["address"][-1] == half)),
+                write_port.en.eq(Mux(summed["valid"] & (summed["address"][-1] == half),
+                                     writes if self.maximum else 1, 0)),
             ]
         m.d.sync += self.done.eq(summed["last"])
         return m

@@ -72,7 +72,7 @@ class ArrayEngine(wiring.Component):
             "activation": Out(ScratchpadReadSignature(config)),
             "load": In(load_write_signature(config)),
             "accumulators": In(AccumulatorReadSignature(
-                config.columns, 2 * config.accumulator_words)),
+                config.lanes, 2 * config.accumulator_words, config.columns)),
             "weight_stall": Out(1),
         })
 
@@ -87,7 +87,8 @@ class ArrayEngine(wiring.Component):
         m.submodules.nest = nest = LoopNest(_LEVELS, words=config.scratchpad_words)
         m.submodules.guard = guard = HazardGuard(tag["address"].width, 3)
         m.submodules.accumulator = accumulator = AccumulatorMemory(
-            config.columns, config.accumulator_words, value_bits=array.width)
+            config.columns, config.accumulator_words, value_bits=array.width,
+            read_lanes=config.lanes)
         wiring.connect(m, accumulator.read, wiring.flipped(self.accumulators))
 
         # Intake -------------------------------------------------------------------------------

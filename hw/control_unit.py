@@ -5,11 +5,10 @@ from amaranth.lib import wiring
 from amaranth.lib.wiring import In, Out
 
 from .config import Config
-from .counters import Counters, counter_port
+from .counters import Counters, watched_ports
 from .fetch import Fetch
 from .head import ENGINE_LAYOUTS, engine_queues
 from .ports import ControlSignature, EngineSignature, MemoryReadSignature
-from .protocol import Counter
 from .sequencer import Sequencer
 
 __all__ = ["ControlUnit"]
@@ -35,11 +34,12 @@ class ControlUnit(wiring.Component):
     weight_stall, read_beat, written : In
         Events that `Counters` counts.
     counter_cycles, … : Out(32), mark : Out(1)
-        See `Counters`.
+        See `Counters`, as for the parameters.
     """
 
-    def __init__(self, config: Config):
+    def __init__(self, config: Config, *, watched: bool = False):
         self._config = config
+        self._watched = watched
         super().__init__({
             "control": In(ControlSignature(config)),
             "read": Out(MemoryReadSignature(config)),
@@ -52,14 +52,15 @@ class ControlUnit(wiring.Component):
             "weight_stall": In(1),
             "read_beat": In(1),
             "written": In(range(config.memory_bytes_per_beat + 1)),
-            **{counter_port(counter): Out(32) for counter in Counter},
+            **watched_ports(watched),
             "mark": Out(1),
         })
 
     def elaborate(self, platform):
         m = Module()
         m.submodules.sequencer = sequencer = Sequencer(self._config)
-        m.submodules.counters = counters = Counters(self._config)
+        m.submodules.counters = counters = Counters(
+            self._config, watched=self._watched)
         fetch = Fetch(self._config)
         m.submodules.fetch = ResetInserter(sequencer.clear)(fetch)
         wiring.connect(m, fetch.read, wiring.flipped(self.read))
@@ -73,7 +74,8 @@ class ControlUnit(wiring.Component):
             fetch.want.eq(sequencer.want),
             sequencer.described.eq(fetch.described),
             sequencer.code.eq(fetch.code),
-            sequencer.starts.eq(fetch.starts),
+            fetch.start_queue.eq(sequencer.start_queue),
+            sequencer.list_start.eq(fetch.list_start),
             sequencer.beat.eq(fetch.beat),
             sequencer.beat_valid.eq(fetch.beat_valid),
             sequencer.missing.eq(fetch.missing),
@@ -88,8 +90,7 @@ class ControlUnit(wiring.Component):
             counters.written.eq(self.written),
             self.mark.eq(counters.mark),
         ]
-        for counter in Counter:
-            name = counter_port(counter)
+        for name in watched_ports(self._watched):
             m.d.comb += getattr(self, name).eq(getattr(counters, name))
         for queue in engine_queues(self._config):
             name = queue.name.lower()
@@ -112,6 +113,7 @@ class ControlUnit(wiring.Component):
             control.error_address.eq(sequencer.error_address),
             counters.counter_index.eq(control.counter_index),
             control.counter_value.eq(counters.counter_value),
+            control.counter_ready.eq(counters.counter_ready),
             counters.timestamp_index.eq(control.timestamp_index),
             control.timestamp_cycles.eq(counters.timestamp_cycles),
             control.timestamp_active.eq(counters.timestamp_active),

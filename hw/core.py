@@ -8,12 +8,11 @@ from .arbiter import MemoryArbiter
 from .array_engine import ArrayEngine
 from .config import Config
 from .control_unit import ControlUnit
-from .counters import counter_port
+from .counters import watched_ports
 from .isa import LoadTarget, Queue
 from .load import LoadMover
 from .ports import ControlSignature, MemoryReadSignature, memory_write_signature
 from .post import PostProcessor
-from .protocol import Counter
 from .scratchpad import Scratchpad
 from .store import StoreMover
 from .vector import VectorUnit
@@ -27,6 +26,12 @@ _STORE = 1                       # of its writers, behind the host
 class Core(wiring.Component):
     """Runs programs from main memory (`docs/architecture.md`).
 
+    Parameters
+    ----------
+    config : Config
+    watched : bool
+        Show all counters in every cycle, for simulations.
+
     Members
     -------
     control : In(ControlSignature)
@@ -37,13 +42,14 @@ class Core(wiring.Component):
         By which the link endpoint reaches main memory, at any time. It asks only for data that it
         takes without delay.
     counter_cycles, … : Out(32)
-        Every counter, by the names of `counter_port`, for simulations.
+        Only if `watched`: every counter, by the names of `counter_port`.
     mark : Out(1)
         Pulse a marked instruction, when its entry is written to the timestamp log.
     """
 
-    def __init__(self, config: Config):
+    def __init__(self, config: Config, *, watched: bool = False):
         self._config = config
+        self._watched = watched
         read, write = MemoryReadSignature(config), memory_write_signature(config)
         super().__init__({
             "control": In(ControlSignature(config)),
@@ -51,14 +57,15 @@ class Core(wiring.Component):
             "write": Out(write),
             "host_read": In(read),
             "host_write": In(write),
-            **{counter_port(counter): Out(32) for counter in Counter},
+            **watched_ports(watched),
             "mark": Out(1),
         })
 
     def elaborate(self, platform):
         m = Module()
         config = self._config
-        m.submodules.control_unit = control = ControlUnit(config)
+        m.submodules.control_unit = control = ControlUnit(
+            config, watched=self._watched)
         m.submodules.scratchpad = scratchpad = Scratchpad(config)
         m.submodules.arbiter = arbiter = MemoryArbiter(config, readers=3, writers=2)
 
@@ -80,7 +87,7 @@ class Core(wiring.Component):
         self._connect_loads(m, engines)
         self._count(m, control, engines)
         wiring.connect(m, wiring.flipped(self.control), control.control)
-        for name in (*map(counter_port, Counter), "mark"):
+        for name in (*watched_ports(self._watched), "mark"):
             m.d.comb += getattr(self, name).eq(getattr(control, name))
         return m
 

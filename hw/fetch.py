@@ -6,7 +6,8 @@ from amaranth.lib.wiring import In, Out
 
 from .arbiter import RoundRobin
 from .config import Config
-from .isa import DESCRIPTOR_BYTES, DESCRIPTOR_MAGIC, INSTRUCTION_BYTES, ErrorCode, Opcode, Queue
+from .descriptor import Descriptor, instruction_units
+from .isa import DESCRIPTOR_BYTES, INSTRUCTION_BYTES, ErrorCode, Opcode, Queue
 from .ports import MemoryReadSignature
 
 __all__ = ["Fetch", "beat_layout", "prefetch_slots"]
@@ -48,7 +49,9 @@ class Fetch(wiring.Component):
         A queue is about to run out of instructions: the request should not wait.
     described : Out(1)
         Pulse: the descriptor was read. `code` says what is wrong with it (ADDRESS: it lies outside
-        of main memory or is not aligned), `starts` the byte address of each list.
+        of main memory or is not aligned).
+    start_queue : In, list_start : Out(32)
+        A queue, and the byte address of its list when the descriptor was read.
     want : In(5)
         Queues that have no instruction. `want` falls when the last beat has come.
     beat, beat_valid : Out
@@ -68,7 +71,8 @@ class Fetch(wiring.Component):
             "hurry": Out(1),
             "described": Out(1),
             "code": Out(ErrorCode),
-            "starts": Out(data.ArrayLayout(32, _QUEUES)),
+            "start_queue": In(Queue),
+            "list_start": Out(32),
             "want": In(_QUEUES),
             "beat": Out(beat_layout(config)),
             "beat_valid": Out(1),
@@ -78,13 +82,13 @@ class Fetch(wiring.Component):
     def elaborate(self, platform):
         m = Module()
         config, beats = self._config, self._beats
-        units = config.memory_size // INSTRUCTION_BYTES
+        units = instruction_units(config)
         slots = prefetch_slots(config)
         slot_bits = (slots - 1).bit_length()
 
         running = Signal()  # the descriptor was good
         request, taken = Signal(), Signal()
-        address = Signal(32 - _UNIT_BITS)
+        address = Signal(range(units))
         m.d.comb += [
             self.read.request.valid.eq(request),
             self.read.request.payload.address.eq(address << _UNIT_BITS),
@@ -100,11 +104,11 @@ class Fetch(wiring.Component):
         with m.If(arrived):
             m.d.sync += index.eq(Mux(last, 0, index + 1))
 
-        self._descriptor(m, running, request, address, index, arrived, last, units)
+        descriptor = self._descriptor(m, running, request, address, index, arrived, last, units)
 
         # Per queue: the next instruction to ask for, and the buffer's state.
-        following = Array(Signal(32 - _UNIT_BITS, name=f"next_{q}") for q in range(_QUEUES))
-        misaligned = Array(Signal(name=f"misaligned_{q}") for q in range(_QUEUES))
+        following = Array(Signal(range(units), name=f"next_{q}") for q in range(_QUEUES))
+        outside = Array(Signal(name=f"outside_{q}") for q in range(_QUEUES))  # there is no such
         reserved = [Signal(range(slots + 1), name=f"reserved_{q}") for q in range(_QUEUES)]
         filled = [Signal(range(slots + 1), name=f"filled_{q}") for q in range(_QUEUES)]
         write_slot = Array(Signal(slot_bits, name=f"write_slot_{q}") for q in range(_QUEUES))
@@ -113,11 +117,8 @@ class Fetch(wiring.Component):
 
         # Requests, in turn, for queues with a free slot.
         m.submodules.owners = owners = fifo.SyncFIFO(width=3, depth=_OUTSTANDING)
-        outside = Signal(_QUEUES)  # known a cycle later than `following`, before it is used
         started = Signal()
-        m.d.sync += [started.eq(running),
-                     outside.eq(Cat(misaligned[q] | (following[q] >= units)
-                                    for q in range(_QUEUES)))]
+        m.d.sync += started.eq(running)
         asking = [started & ~ended[q] & ~outside[q] & (reserved[q] != slots)
                   for q in range(_QUEUES)]
         few = Signal(_QUEUES)  # less than half of the slots in use: these go first
@@ -135,11 +136,12 @@ class Fetch(wiring.Component):
             m.d.sync += [choice.eq(turn.choice), self.hurry.eq(few.any())]
         with m.If(chosen):
             m.d.sync += [request.eq(1), address.eq(following[choice]),
-                         following[choice].eq(following[choice] + 1)]
-        with m.If(self.described & (self.code == ErrorCode.NONE)):
-            for q in range(_QUEUES):
-                m.d.sync += [following[q].eq(self.starts[q][_UNIT_BITS:]),
-                             misaligned[q].eq(self.starts[q][:_UNIT_BITS].any())]
+                         following[choice].eq(following[choice] + 1),
+                         outside[choice].eq(following[choice] == units - 1)]
+        for q in range(_QUEUES):
+            with m.If(descriptor.known[q]):
+                m.d.sync += [following[q].eq(descriptor.units[q]),
+                             outside[q].eq(descriptor.outside[q])]
 
         # Data into the buffer.
         m.submodules.buffer = buffer = memory.Memory(
@@ -207,10 +209,9 @@ class Fetch(wiring.Component):
         return m
 
     def _descriptor(self, m, running, request, address, index, arrived, last, units):
-        """Reads the descriptor and takes it apart, word by word as it comes."""
-        words_a_beat = self._config.memory_bytes_per_beat // 4
+        """Reads the descriptor; returns what takes it apart."""
+        m.submodules.descriptor = descriptor = Descriptor(self._config)
         reading, asked, outside = Signal(), Signal(), Signal()
-        expected = (DESCRIPTOR_MAGIC, self._config.hash32)
         assert DESCRIPTOR_BYTES == INSTRUCTION_BYTES
 
         with m.If(self.start):
@@ -225,17 +226,19 @@ class Fetch(wiring.Component):
         with m.Elif(reading & ~asked):
             m.d.sync += [request.eq(1), asked.eq(1)]
 
-        words = [Signal(32, name=f"word_{k}") for k in range(len(expected) + _QUEUES)]
-        for k, word in enumerate(words):
-            with m.If(reading & arrived & (index == k // words_a_beat)):
-                m.d.sync += word.eq(self.read.data.payload.word_select(k % words_a_beat, 32))
         complete = Signal()
         m.d.sync += complete.eq(reading & arrived & last)
         with m.If(reading & arrived & last):
             m.d.sync += reading.eq(0)
-        good = Cat(word == value for word, value in zip(words, expected, strict=False)).all()
         with m.If(complete):
             m.d.comb += [self.described.eq(1),
-                         self.code.eq(Mux(good, ErrorCode.NONE, ErrorCode.DESCRIPTOR))]
-            m.d.sync += running.eq(good)
-        m.d.comb += [self.starts[q].eq(words[len(expected) + q]) for q in range(_QUEUES)]
+                         self.code.eq(Mux(descriptor.good, ErrorCode.NONE, ErrorCode.DESCRIPTOR))]
+            m.d.sync += running.eq(descriptor.good)
+        m.d.comb += [
+            descriptor.valid.eq(reading & arrived),
+            descriptor.index.eq(index),
+            descriptor.data.eq(self.read.data.payload),
+            descriptor.queue.eq(self.start_queue),
+            self.list_start.eq(descriptor.start),
+        ]
+        return descriptor

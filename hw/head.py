@@ -5,6 +5,7 @@ from amaranth.lib import data, wiring
 from amaranth.lib.wiring import In, Out
 
 from .config import Config
+from .descriptor import instruction_units
 from .fetch import beat_layout
 from .isa import (
     INSTRUCTION_BYTES,
@@ -25,7 +26,7 @@ from .isa import (
 from .load_request import LOAD_LAYOUT
 from .ports import EngineSignature, instruction_layout
 
-__all__ = ["ENGINE_LAYOUTS", "MAX_IN_FLIGHT", "Head", "engine_queues"]
+__all__ = ["ENGINE_LAYOUTS", "MAX_IN_FLIGHT", "Head", "count_bits", "engine_queues"]
 
 MAX_IN_FLIGHT = 8
 """Instructions of a queue that have begun and not retired, at most."""
@@ -52,6 +53,16 @@ _HEADER_BITS = _end(Instruction)
 def engine_queues(config: Config) -> tuple[Queue, ...]:
     """Queues with an engine; the others execute nothing but END."""
     return tuple(queue for queue in Queue if queue != Queue.VECTOR or config.vector_taps)
+
+
+def count_bits(config: Config) -> int:
+    """Bits of a count of retired instructions: a list has no more than fit main memory."""
+    return min(WAIT_BITS, instruction_units(config).bit_length())
+
+
+def _reaches(count, threshold):
+    """Whether a count is as large as a threshold, which may have more bits."""
+    return (count >= threshold[:len(count)]) & ~threshold[len(count):].any()
 
 
 class Head(wiring.Component):
@@ -93,7 +104,7 @@ class Head(wiring.Component):
             "beat": In(beat_layout(config)),
             "beat_valid": In(1),
             "want": Out(1),
-            "counts": In(data.ArrayLayout(WAIT_BITS, len(Queue))),
+            "counts": In(data.ArrayLayout(count_bits(config), len(Queue))),
             "clear": In(1),
             "begin": In(1),
             "code": Out(ErrorCode),
@@ -117,7 +128,8 @@ class Head(wiring.Component):
         fields = header(bits[4:_HEADER_BITS])
         satisfied, met = Signal(), Signal()
         m.d.comb += satisfied.eq(Cat(
-            self.counts[queue] >= fields[f"wait_{queue.name.lower()}"] for queue in Queue).all())
+            _reaches(self.counts[queue], fields[f"wait_{queue.name.lower()}"])
+            for queue in Queue).all())
 
         in_flight = Signal(range(MAX_IN_FLIGHT + 1))
         issue, end = Signal(), Signal()

@@ -128,7 +128,8 @@ class _Pieces(wiring.Component):
             offset.eq(Mux(begun, 0, chunk.offset)),
             left.eq(Mux(begun, remaining, chunk.length)),
             room.eq(self._beat - offset),
-            done.eq(left <= room),
+            # More than a beat is in the upper bits.
+            done.eq(~left[len(room):].any() & (left[:len(room)] <= room)),
             advance.eq(self.i.valid & (~self.o.valid | self.o.ready)),
             self.i.ready.eq(advance & done),
         ]

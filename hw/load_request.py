@@ -1,9 +1,10 @@
 """The asking half of the load mover: walks instructions, checks addresses, requests bursts."""
 
-from amaranth import Cat, Module, Mux, Signal
+from amaranth import Cat, Module, Mux, Signal, signed
 from amaranth.lib import data, stream, wiring
 from amaranth.lib.wiring import In, Out
 
+from .compare import exceeds
 from .config import Config
 from .isa import ErrorCode, Fill, Load, LoadTarget
 from .ports import MemoryReadSignature, instruction_layout
@@ -27,7 +28,6 @@ LOAD_LAYOUT = data.StructLayout({
 
 _ADDRESS_BITS = 20   # of a word address on the chip
 _LENGTH_BITS = 20    # of the bytes of a chunk
-_ROW_BITS = 28       # of the bytes of a row: 255 chunks of 2^20 - 1
 
 
 def _log2(value: int) -> int:
@@ -86,6 +86,13 @@ class LoadRequester(wiring.Component):
 
     def elaborate(self, platform):
         m = Module()
+        # A row is checked chunk by chunk, and ends with what the largest target holds. Where its
+        # addresses wrap, that is 255 chunks of 2^20 - 1 bytes.
+        words = self._config.scratchpad_words
+        most = (max(word_bytes * count for word_bytes, count in self._targets().values())
+                if words < 1 << _ADDRESS_BITS else 255 << _LENGTH_BITS)
+        self._row_bits = (most - 1).bit_length() + 1
+        self._end_bits = max(self._row_bits - 1, _LENGTH_BITS) + 1
         walk = self._walk(m)
         self._check_and_request(m, walk)
         return m
@@ -100,21 +107,23 @@ class LoadRequester(wiring.Component):
         chunk = Signal(data.StructLayout({
             "code": ErrorCode, "is_fill": 1, "source": 32, "length": _LENGTH_BITS,
             "address": _ADDRESS_BITS, "target": LoadTarget, "value": 8}))
-        chunks, chunks_left = Signal(8), Signal(8)
-        rows, rows_left = Signal(16), Signal(16)
-        planes_left = Signal(16)
+        # How many there are, and which it is, from 1 on.
+        chunks, chunk_number = Signal(8), Signal(8)
+        rows, row_number = Signal(16), Signal(16)
+        planes, plane_number = Signal(16), Signal(16)
         source_steps = [Signal(32, name=f"source_step_{k}") for k in range(3)]
         address_steps = [Signal(_ADDRESS_BITS, name=f"address_step_{k}") for k in range(2)]
-        before = Signal(_ROW_BITS)  # bytes of the row before this chunk, minus 1
-        end = Signal(_ROW_BITS)     # last byte of the chunk, counted in its row
-        end_word = Signal(_ROW_BITS)
+        # Bytes of the row before this chunk, minus 1: what was checked, so that a target holds it.
+        before = Signal(signed(self._row_bits))
+        end = Signal(self._end_bits)     # last byte of the chunk, counted in its row
+        end_word = Signal(self._end_bits)
 
         taken = Signal()  # by the next stage
         row_end, plane_end, finished = Signal(), Signal(), Signal()
         m.d.comb += [
-            row_end.eq(chunks_left == 1),
-            plane_end.eq(row_end & (rows_left == 1)),
-            finished.eq(plane_end & (planes_left == 1)),
+            row_end.eq(chunk_number == chunks),
+            plane_end.eq(row_end & (row_number == rows)),
+            finished.eq(plane_end & (plane_number == planes)),
             end.eq(before + chunk.length),
             self.instruction.ready.eq(~valid),
         ]
@@ -130,22 +139,25 @@ class LoadRequester(wiring.Component):
                 valid.eq(~finished),
                 chunk.source.eq(chunk.source + Mux(
                     plane_end, source_steps[2], Mux(row_end, source_steps[1], source_steps[0]))),
-                before.eq(Mux(row_end, ~0, end)),
-                chunks_left.eq(Mux(row_end, chunks, chunks_left - 1)),
+                before.eq(Mux(row_end, -1, end)),
             ]
             with m.If(row_end):
-                m.d.sync += [
-                    chunk.address.eq(chunk.address + end_word[:_ADDRESS_BITS]
-                                     + Mux(plane_end, address_steps[1], address_steps[0])),
-                    rows_left.eq(Mux(plane_end, rows, rows_left - 1)),
-                ]
-            with m.If(plane_end):
-                m.d.sync += planes_left.eq(planes_left - 1)
+                m.d.sync += chunk.address.eq(
+                    chunk.address + end_word[:_ADDRESS_BITS]
+                    + Mux(plane_end, address_steps[1], address_steps[0]))
 
-        with m.If(self.instruction.valid & self.instruction.ready):
+        accept = Signal()
+        m.d.comb += accept.eq(self.instruction.valid & self.instruction.ready)
+        for number, step, restart in ((chunk_number, 1, row_end), (row_number, row_end, plane_end),
+                                      (plane_number, plane_end, 0)):
+            with m.If(accept | (taken & restart)):
+                m.d.sync += number.eq(1)
+            with m.Elif(taken & step):
+                m.d.sync += number.eq(number + 1)
+        with m.If(accept):
             m.d.sync += [
                 valid.eq(1),
-                before.eq(~0),
+                before.eq(-1),
                 chunk.is_fill.eq(is_fill),
                 chunk.source.eq(load.source),
                 chunk.length.eq(Mux(is_fill, fill.words, load.chunk_bytes)),
@@ -153,10 +165,8 @@ class LoadRequester(wiring.Component):
                 chunk.target.eq(Mux(is_fill, LoadTarget.SCRATCHPAD, load.target)),
                 chunk.value.eq(Mux(is_fill, fill.value, load.fill)),
                 chunks.eq(Mux(is_fill, 1, load.chunks)),
-                chunks_left.eq(Mux(is_fill, 1, load.chunks)),
                 rows.eq(Mux(is_fill, fill.rows, load.rows)),
-                rows_left.eq(Mux(is_fill, fill.rows, load.rows)),
-                planes_left.eq(Mux(is_fill, fill.planes, load.planes)),
+                planes.eq(Mux(is_fill, fill.planes, load.planes)),
                 *(step.eq(value) for step, value in zip(
                     source_steps, (load.chunk_step, load.row_step, load.plane_step), strict=True)),
                 address_steps[0].eq(Mux(is_fill, fill.row_step, load.destination_row_step)),
@@ -171,8 +181,8 @@ class LoadRequester(wiring.Component):
             known = Cat(load.target == target for target in targets).any()
             with m.If(~is_fill & ~known):
                 m.d.sync += chunk.code.eq(ErrorCode.DECODE)
-        return {"valid": valid, "chunk": chunk, "first": before.all(), "end_word": end_word,
-                "row_end": row_end, "final": (rows_left == 1) & (planes_left == 1),
+        return {"valid": valid, "chunk": chunk, "first": before[-1], "end_word": end_word,
+                "row_end": row_end, "final": (row_number == rows) & (plane_number == planes),
                 "taken": taken}
 
     def _check_and_request(self, m, walk):
@@ -184,7 +194,7 @@ class LoadRequester(wiring.Component):
         valid = Signal()
         chunk = Signal.like(walk["chunk"])
         first, row_end, final = Signal(), Signal(), Signal()
-        end_word = Signal(_ROW_BITS)
+        end_word = Signal(self._end_bits)
         taken = Signal()  # by the last stage
         m.d.comb += walk["taken"].eq(walk["valid"] & (~valid | taken))
         with m.If(walk["taken"]):
@@ -197,7 +207,7 @@ class LoadRequester(wiring.Component):
             m.d.sync += valid.eq(0)
 
         outside = Signal()
-        with m.If(~chunk.is_fill & (chunk.source + chunk.length > config.memory_size)):
+        with m.If(~chunk.is_fill & exceeds(chunk.source + chunk.length, config.memory_size)):
             m.d.comb += outside.eq(1)
         with m.Switch(chunk.target):
             for target, (_, words) in self._targets().items():
@@ -263,18 +273,19 @@ class LoadRequester(wiring.Component):
         limit = LOAD_WINDOW_BEATS - LOAD_BURST_BEATS
         m.d.sync += [
             outstanding.eq(outstanding + Mux(accepted, burst, 0) - self.beat),
-            room.eq(Mux(accepted, outstanding <= limit - LOAD_BURST_BEATS, outstanding <= limit)),
+            room.eq(Mux(accepted,
+                         outstanding <= limit - LOAD_BURST_BEATS, outstanding <= limit)),
         ]
         with m.If(accepted):
             m.d.sync += [
                 next_address.eq(next_address + LOAD_BURST_BEATS),
                 beats_left.eq(beats_left - LOAD_BURST_BEATS),
-                last_burst.eq(beats_left <= 2 * LOAD_BURST_BEATS),
+                last_burst.eq(~exceeds(beats_left, 2 * LOAD_BURST_BEATS)),
             ]
         with m.If(asked):
             m.d.sync += asking.eq(0)
         with m.If(moved & ~row.is_fill):
             m.d.sync += [
                 asking.eq(1), next_address.eq(beat_address), beats_left.eq(beats),
-                last_burst.eq(beats <= LOAD_BURST_BEATS),
+                last_burst.eq(~exceeds(beats, LOAD_BURST_BEATS)),
             ]

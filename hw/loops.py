@@ -73,7 +73,9 @@ class LoopNest(wiring.Component):
         last = Signal(self.levels)
         counts = [Signal(self.count_bits, name=f"count_{k}") for k in range(self.levels)]
         steps = [Signal(self.address_bits, name=f"step_{k}") for k in range(self.levels)]
-        left = [Signal(self.count_bits, name=f"left_{k}") for k in range(self.levels)]
+        # The number of a loop's next iteration, from 1 on. It begins with a constant, which a
+        # register takes for nothing; a number counting down would have to be loaded.
+        upcoming = [Signal(self.count_bits, name=f"upcoming_{k}") for k in range(self.levels)]
 
         m.d.comb += [
             self.o.valid.eq(valid),
@@ -89,15 +91,21 @@ class LoopNest(wiring.Component):
         for k in reversed(range(self.levels - 1)):
             step = Mux(final[k], step, steps[k])
         m.d.comb += following.eq(address + step)
+        accept, advance = Signal(), Signal()
+        m.d.comb += [accept.eq(self.i.valid & self.i.ready), advance.eq(valid & self.o.ready)]
+        for k in range(self.levels):
+            steps_on = advance & (last[k - 1] if k else 1)
+            with m.If(accept | (steps_on & final[k])):
+                m.d.sync += upcoming[k].eq(2)
+            with m.Elif(steps_on):
+                m.d.sync += upcoming[k].eq(upcoming[k] + 1)
         with m.If(valid & self.o.ready):
             m.d.sync += [address.eq(following), first.eq(last), valid.eq(~last[-1]),
                          outside.eq((following >> self._inside_bits).any())]
             for k in range(self.levels):
                 with m.If(last[k - 1] if k else 1):
-                    m.d.sync += [
-                        left[k].eq(Mux(final[k], counts[k], left[k] - 1)),
-                        final[k].eq(Mux(final[k], single[k], left[k] == 2)),
-                    ]
+                    m.d.sync += final[k].eq(
+                        Mux(final[k], single[k], upcoming[k] == counts[k]))
         with m.If(self.i.valid & self.i.ready):
             m.d.sync += [valid.eq(1), address.eq(nest.address), first.eq(~0),
                          outside.eq((nest.address >> self._inside_bits).any())]
@@ -105,7 +113,6 @@ class LoopNest(wiring.Component):
                 is_single = nest.counts[k] == 1
                 m.d.sync += [
                     counts[k].eq(nest.counts[k]),
-                    left[k].eq(nest.counts[k]),
                     steps[k].eq(nest.steps[k]),
                     single[k].eq(is_single),
                     final[k].eq(is_single),

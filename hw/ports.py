@@ -90,13 +90,14 @@ def scratchpad_write_signature(config: Config) -> stream.Signature:
 
 
 class AccumulatorReadSignature(wiring.Signature):
-    """Reads of accumulator words (`lanes` int32 values): data `ACCUMULATOR_LATENCY` cycles after
-    acceptance. A read is refused while the accumulating side uses the same half. As for the
-    scratchpad, one may ask before it is known whether the address is right."""
+    """Reads of parts of accumulator words, `lanes` int32 values of a word's `values`: data
+    `ACCUMULATOR_LATENCY` cycles after acceptance. A read is refused while the accumulating side
+    uses the same half. As for the scratchpad, one may ask before it is known whether the address is
+    right. Addresses count parts, the parts of a word behind each other."""
 
-    def __init__(self, lanes: int, words: int):
+    def __init__(self, lanes: int, words: int, values: int):
         super().__init__({
-            "request": Out(stream.Signature(range(words))),
+            "request": Out(stream.Signature(range(words * (values // lanes)))),
             "data": In(32 * lanes),
         })
 
@@ -139,7 +140,8 @@ class ControlSignature(wiring.Signature):
     `busy`. `cancel`: pulse; a run in progress stops with `ErrorCode.CANCELLED`. `watchdog`: cycles
     without a retired instruction after which a run is stopped. `error`, `error_address` (byte
     address of the instruction) keep the last run's outcome.
-    Timestamps appear one cycle after their index, counters two.
+    `counter_value` is that of the counter `counter_index` in each cycle with `counter_ready`, one
+    of at most `COUNTERS`; timestamps appear one cycle after their index.
     """
 
     def __init__(self, config: Config):
@@ -153,6 +155,7 @@ class ControlSignature(wiring.Signature):
             "error_address": In(32),
             "counter_index": Out(range(len(Counter))),
             "counter_value": In(32),
+            "counter_ready": In(1),
             "timestamp_index": Out(range(config.timestamps)),
             "timestamp_cycles": In(32),
             "timestamp_active": In(32),

@@ -96,14 +96,15 @@ class PostProcessor(wiring.Component):
         self._config = config
         members = {
             "engine": In(EngineSignature(instruction_layout(Post))),
-            "array": Out(AccumulatorReadSignature(config.columns, 2 * config.accumulator_words)),
+            "array": Out(AccumulatorReadSignature(
+                config.lanes, 2 * config.accumulator_words, config.columns)),
             "operand_a": Out(ScratchpadReadSignature(config)),
             "write": Out(scratchpad_write_signature(config)),
             "load": In(load_write_signature(config)),
         }
         if config.vector_taps:
             members["vector"] = Out(AccumulatorReadSignature(
-                config.rows, 2 * config.vector_accumulator_words))
+                config.lanes, 2 * config.vector_accumulator_words, config.rows))
         if config.residual:
             members["operand_b"] = Out(ScratchpadReadSignature(config))
         super().__init__(members)
@@ -171,12 +172,14 @@ class PostProcessor(wiring.Component):
                                                  len(part)) if parts > 1 else word)
             return [part.word_select(lane, width).as_signed() for lane in lanes]
 
-        array = pick(self.array.data, 32, item.chunk)
+        def lanes_of(port):
+            return [port.data.word_select(lane, 32).as_signed() for lane in lanes]
+
         bytes_a = pick(self.operand_a.data, 8, item.chunk)
         selected = [Signal(signed(32), name=f"selected_{lane}") for lane in lanes]
-        choices = [(PostSource.ARRAY, array), (PostSource.SCRATCHPAD, bytes_a)]
+        choices = [(PostSource.ARRAY, lanes_of(self.array)), (PostSource.SCRATCHPAD, bytes_a)]
         if config.vector_taps:
-            choices.append((PostSource.VECTOR, pick(self.vector.data, 32, item.chunk)))
+            choices.append((PostSource.VECTOR, lanes_of(self.vector)))
         bytes_b = None
         if config.residual:
             i = self._issue.engine.instruction.p

@@ -1,6 +1,6 @@
 """The post-processor's front: checks instructions, walks their items, requests what they read."""
 
-from amaranth import Const, Module, Mux, Signal
+from amaranth import Cat, Const, Module, Mux, Signal
 from amaranth.lib import data, stream, wiring
 from amaranth.lib.wiring import In, Out
 
@@ -65,7 +65,8 @@ class PostIssue(wiring.Component):
         words = stream.Signature(range(config.scratchpad_words))
         members = {
             "engine": In(EngineSignature(instruction_layout(Post))),
-            "array": Out(stream.Signature(range(2 * config.accumulator_words))),
+            "array": Out(stream.Signature(range(
+                2 * config.accumulator_words * (config.columns // config.lanes)))),
             "operand_a": Out(words),
             "room": In(1),
             "popped": In(1),
@@ -76,7 +77,7 @@ class PostIssue(wiring.Component):
         }
         if config.vector_taps:
             members["vector"] = Out(stream.Signature(
-                range(2 * config.vector_accumulator_words)))
+                range(2 * config.vector_accumulator_words * (config.rows // config.lanes))))
         if config.residual:
             members |= {"operand_b": Out(words), "read_b": Out(1)}
         super().__init__(members)
@@ -241,10 +242,15 @@ class PostIssue(wiring.Component):
         m.d.comb += wrong.eq(o.outside
                              | self._outside(parameter, config.parameter_words)
                              | Mux(from_array, accumulator_outside, operand_outside))
-        requests = [(self.array, PostSource.ARRAY, accumulator),
+
+        def part_of(values):
+            """Address of the item's part of an accumulator word."""
+            return Cat(chunk[:(values // config.lanes - 1).bit_length()], accumulator)
+
+        requests = [(self.array, PostSource.ARRAY, part_of(config.columns)),
                     (self.operand_a, PostSource.SCRATCHPAD, operand)]
         if config.vector_taps:
-            requests.append((self.vector, PostSource.VECTOR, accumulator))
+            requests.append((self.vector, PostSource.VECTOR, part_of(config.rows)))
             with m.If(source == PostSource.VECTOR):
                 m.d.comb += wrong.eq(
                     o.outside

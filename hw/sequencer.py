@@ -6,8 +6,8 @@ from amaranth.lib.wiring import In, Out
 
 from .config import Config
 from .fetch import beat_layout
-from .head import ENGINE_LAYOUTS, Head, engine_queues
-from .isa import INSTRUCTION_BYTES, WAIT_BITS, ErrorCode, Queue
+from .head import ENGINE_LAYOUTS, Head, count_bits, engine_queues
+from .isa import INSTRUCTION_BYTES, ErrorCode, Queue
 from .ports import EngineSignature
 
 __all__ = ["Sequencer"]
@@ -42,7 +42,7 @@ class Sequencer(wiring.Component):
         As in `ControlSignature`; a `watchdog` of 0 never expires.
     load, array, vector, post, store : Out(EngineSignature)
         The engines that there are.
-    fetch_start, base, described, code, starts, want, beat, beat_valid, missing
+    fetch_start, base, described, code, start_queue, list_start, want, beat, beat_valid, missing
         See `Fetch`.
     clear : Out(1), drained : In(1)
         Reset of fetch; nothing of it and of the engines is left in the memory system.
@@ -73,7 +73,8 @@ class Sequencer(wiring.Component):
             "base": Out(32),
             "described": In(1),
             "code": In(ErrorCode),
-            "starts": In(data.ArrayLayout(32, _QUEUES)),
+            "start_queue": Out(Queue),
+            "list_start": In(32),
             "want": Out(_QUEUES),
             "beat": In(beat_layout(config)),
             "beat_valid": In(1),
@@ -91,7 +92,8 @@ class Sequencer(wiring.Component):
 
     def elaborate(self, platform):
         m = Module()
-        counts = Array(Signal(WAIT_BITS, name=f"retired_{queue.name.lower()}") for queue in Queue)
+        counts = Array(Signal(count_bits(self._config), name=f"retired_{queue.name.lower()}")
+                       for queue in Queue)
         heads = []
         codes = [Signal(ErrorCode, name=f"code_{queue.name.lower()}") for queue in Queue]
         for queue in Queue:
@@ -163,6 +165,7 @@ class Sequencer(wiring.Component):
 
         m.d.comb += [
             self.base.eq(base),
+            self.start_queue.eq(self.error_queue),
             self.busy.eq(1),
         ]
         flushing = Signal()
@@ -199,7 +202,7 @@ class Sequencer(wiring.Component):
                 # What retired in the cycle of the error was in front of it, and is counted by now.
                 with m.If(known):
                     m.d.sync += self.error_address.eq(
-                        self.starts[self.error_queue]
+                        self.list_start
                         + counts[self.error_queue] * INSTRUCTION_BYTES)
                 with m.Else():
                     m.d.sync += self.error_address.eq(base)

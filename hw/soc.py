@@ -77,7 +77,7 @@ class SoC(wiring.Component):
 
     def elaborate(self, platform):
         m = Module()
-        m.submodules.core = core = Core(self._config)
+        m.submodules.core = core = Core(self._config, watched=self._direct)
         m.submodules.endpoint = endpoint = Endpoint(self._config, build=self._build)
         connect(m, flipped(self.rx), endpoint.rx)
         connect(m, endpoint.tx, flipped(self.tx))
@@ -105,7 +105,7 @@ class SoC(wiring.Component):
             control.timestamp_index.eq(link.timestamp_index),
             *(getattr(link, name).eq(getattr(control, name)) for name in (
                 "busy", "error", "error_queue", "error_address", "counter_value",
-                "timestamp_cycles", "timestamp_active", "timestamp_count")),
+                "counter_ready", "timestamp_cycles", "timestamp_active", "timestamp_count")),
             *(getattr(direct, name).eq(getattr(control, name)) for name in (
                 "busy", "error", "error_queue", "error_address")),
             self.counters.as_value().eq(Cat(getattr(core, counter_port(counter))

@@ -5,6 +5,7 @@ from amaranth.lib import data, fifo, stream, wiring
 from amaranth.lib.wiring import In, Out
 
 from .align import Packer, piece_layout, word_layout
+from .compare import exceeds
 from .config import Config
 from .isa import ErrorCode, Store
 from .ports import (
@@ -136,14 +137,14 @@ class _Rows(wiring.Component):
         i = self.instruction.payload
 
         valid, zero = Signal(), Signal()
-        fields = Signal(instruction_layout(Store))  # counts are what is left
-        rows = Signal(16)
+        fields = Signal(instruction_layout(Store))  # addresses are the row's
+        row_number, plane_number = Signal(16), Signal(16)  # from 1 on
         taken, row_end, finished = Signal(), Signal(), Signal()
         extra_words = Signal(_LENGTH_BITS - word_bits)  # of a row, behind its first
         m.d.comb += [
             extra_words.eq((fields.row_bytes - 1) >> word_bits),
-            row_end.eq(fields.rows == 1),
-            finished.eq(row_end & (fields.planes == 1)),
+            row_end.eq(row_number == fields.rows),
+            finished.eq(row_end & (plane_number == fields.planes)),
             self.instruction.ready.eq(~valid),
         ]
         with m.If(taken):
@@ -153,12 +154,17 @@ class _Rows(wiring.Component):
                     row_end, fields.source_plane_step, fields.source_row_step)),
                 fields.destination.eq(fields.destination + Mux(
                     row_end, fields.destination_plane_step, fields.destination_row_step)),
-                fields.rows.eq(Mux(row_end, rows, fields.rows - 1)),
-                fields.planes.eq(fields.planes - row_end),
             ]
-        with m.If(self.instruction.valid & self.instruction.ready):
+        accept = Signal()
+        m.d.comb += accept.eq(self.instruction.valid & self.instruction.ready)
+        for number, step, restart in ((row_number, 1, row_end), (plane_number, row_end, 0)):
+            with m.If(accept | (taken & restart)):
+                m.d.sync += number.eq(1)
+            with m.Elif(taken & step):
+                m.d.sync += number.eq(number + 1)
+        with m.If(accept):
             m.d.sync += [
-                valid.eq(1), fields.eq(i), rows.eq(i.rows),
+                valid.eq(1), fields.eq(i),
                 zero.eq((i.row_bytes == 0) | (i.rows == 0) | (i.planes == 0)),
             ]
 
@@ -167,7 +173,7 @@ class _Rows(wiring.Component):
         source, destination = Signal(_ADDRESS_BITS), Signal(32)
         length = Signal(_LENGTH_BITS)
         m.d.comb += taken.eq(valid & (~row_valid | (self.o.valid & self.o.ready)))
-        outside = fields.destination + fields.row_bytes > config.memory_size
+        outside = exceeds(fields.destination + fields.row_bytes, config.memory_size)
         if config.scratchpad_words < 1 << _ADDRESS_BITS:  # in the largest one addresses wrap
             outside |= fields.source + extra_words >= config.scratchpad_words
         with m.If(taken):
@@ -222,7 +228,7 @@ class _Words(wiring.Component):
         free = Signal(range(_WORDS_AHEAD + 1), init=_WORDS_AHEAD)
         asked, last, delivered = Signal(), Signal(), Signal()
         m.d.comb += [
-            last.eq(row.length <= rows),
+            last.eq(~exceeds(row.length, rows)),
             self.read.request.valid.eq(valid & (free != 0)),
             self.read.request.payload.eq(row.address),
             asked.eq(self.read.request.valid & self.read.request.ready),

@@ -120,16 +120,24 @@ class VectorLanes(wiring.Component):
                     hold = summing["hold"]
                     begin = Mux(hold, summing["restart"], begin)
                     before = total if before is None else Mux(hold, total, before)
-                with m.If(summing["valid"]):
-                    if before is None:
+                if before is None:
+                    with m.If(summing["valid"]):
                         m.d.sync += total.eq(product)
-                    else:
-                        with m.If(begin):
-                            m.d.sync += total.eq(product)
-                        with m.Elif(summing["maximum"]):
-                            m.d.sync += total.eq(Mux(product > before, product, before))
-                        with m.Else():
-                            m.d.sync += total.eq(before + product)
+                else:
+                    # Of bytes: whatever is not comes from before the window.
+                    smaller = Signal(name=f"smaller_{lane}_{tap}")
+                    keeps = Signal(name=f"keeps_{lane}_{tap}")  # its own value
+                    m.d.comb += [
+                        smaller.eq(summing["maximum"] & ~begin
+                                   & (product[:8].as_signed() <= before[:8].as_signed())),
+                        keeps.eq(smaller if before is total else 0),
+                    ]
+                    with m.If(summing["valid"] & ~keeps):
+                        m.d.sync += total.eq(Mux(begin | summing["maximum"], product,
+                                                 before + product))
+                        if before is not total:
+                            with m.If(smaller):
+                                m.d.sync += total.eq(before)
                 before = total
                 sums.append(total)
             m.d.comb += self.values[lane].eq(sums[-1])
@@ -168,7 +176,7 @@ class VectorUnit(wiring.Component):
             "activation": Out(ScratchpadReadSignature(config)),
             "load": In(load_write_signature(config)),
             "accumulators": In(AccumulatorReadSignature(
-                config.rows, 2 * config.vector_accumulator_words)),
+                config.lanes, 2 * config.vector_accumulator_words, config.rows)),
         })
 
     def elaborate(self, platform):
@@ -179,7 +187,8 @@ class VectorUnit(wiring.Component):
         m.submodules.nest = nest = LoopNest(_LEVELS, words=config.scratchpad_words)
         m.submodules.intake = intake = Intake(instruction_layout(Vector))
         m.submodules.accumulator = accumulator = AccumulatorMemory(
-            config.rows, config.vector_accumulator_words, value_bits=_VALUE_BITS, maximum=True)
+            config.rows, config.vector_accumulator_words, value_bits=_VALUE_BITS, maximum=True,
+            read_lanes=config.lanes)
         m.submodules.guard = guard = HazardGuard(len(accumulator.i.address), 3)
         wiring.connect(m, accumulator.read, wiring.flipped(self.accumulators))
         wiring.connect(m, intake.i, wiring.flipped(self.engine.instruction))

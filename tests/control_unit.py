@@ -32,7 +32,7 @@ class OpenControlUnit(wiring.Component):
 
     def elaborate(self, platform):
         m = Module()
-        m.submodules.unit = unit = ControlUnit(self._config)
+        m.submodules.unit = unit = ControlUnit(self._config, watched=True)
         m.submodules.arbiter = arbiter = MemoryArbiter(self._config, readers=1, writers=1)
         wiring.connect(m, wiring.flipped(self.control), unit.control)
         wiring.connect(m, unit.read, arbiter.readers[0])

@@ -10,12 +10,12 @@ from systolith.hw.accumulator import VALUE_DELAY, AccumulatorMemory, HazardGuard
 from systolith.sim.bench import run_bench
 
 
-@pytest.mark.parametrize(("lanes", "words", "bits", "maximum"), [
-    (4, 16, 18, False), (3, 8, 27, True), (16, 64, 20, False), (2, 16, 32, True)])
-def test_accumulator_memory(lanes, words, bits, maximum):
-    memory = AccumulatorMemory(lanes, words, value_bits=bits, maximum=maximum)
+@pytest.mark.parametrize(("lanes", "words", "bits", "maximum", "read"), [
+    (4, 16, 18, False, 4), (3, 8, 27, True, 3), (16, 64, 20, False, 4), (2, 16, 32, True, 1)])
+def test_accumulator_memory(lanes, words, bits, maximum, read):
+    memory = AccumulatorMemory(lanes, words, value_bits=bits, maximum=maximum, read_lanes=read)
     run_bench(memory, "benches.accumulator_bench", parameters={
-        "lanes": lanes, "words": words, "bits": bits, "maximum": maximum})
+        "lanes": lanes, "words": words, "bits": bits, "maximum": maximum, "read": read})
 
 
 def test_guard_remembers_what_was_issued():

@@ -10,5 +10,5 @@ from systolith.sim.programs import CONFIGS
 @pytest.mark.parametrize("name", ("tiny", "bare"))
 def test_core(name):
     config = CONFIGS[name]
-    run_bench(Core(config), "benches.core_bench",
+    run_bench(Core(config, watched=True), "benches.core_bench",
               parameters={"config": config.to_dict(), "programs": 8})

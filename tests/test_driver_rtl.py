@@ -46,6 +46,9 @@ def test_the_last_inference_is_the_first(count):
                         device.run(slow, batch, deadline=2e-3)
                 case _:
                     assert np.array_equal(device.run(program, batch), first), number
+                    # What the core sends against the registers that only a simulation has.
+                    assert [*device.last_run.counters.values()] == [
+                        *device.machine.device.counters], number
 
 
 def test_a_run_is_cancelled_or_reset_and_the_link_stays():

@@ -41,7 +41,7 @@ def run(levels, bits, nests, *, ready_chance, seed):
 
     async def feed(ctx):
         for address, counts, strides in nests:
-            ctx.set(dut.i.p, {"address": address, "counts": list(counts),
+            ctx.set(dut.i.p, {"address": address, "counts": [count % 64 for count in counts],
                               "steps": [step % (1 << bits) for step in steps_of(counts, strides)]})
             ctx.set(dut.i.valid, 1)
             await ctx.tick().until(dut.i.ready)
@@ -96,9 +96,12 @@ def test_first_address_follows_acceptance():
     assert cycles == [1]
 
 
-def test_largest_count():
-    taken, _ = run(1, 8, [(0, (63,), (1,))], ready_chance=1.0, seed=1)
-    assert [item[0] for item in taken] == list(range(63))
+@pytest.mark.parametrize("count", [63, 64])
+def test_largest_count(count):
+    """The second stands for 0 in the field, which runs as often as the field has values."""
+    nests = [(0, (count, 2), (1, 64)), (0, (2, count), (64, 1))]
+    taken, _ = run(2, 8, nests, ready_chance=1.0, seed=1)
+    assert taken == [item for nest in nests for item in walk(*nest, 8)]
 
 
 @pytest.mark.filterwarnings("ignore::amaranth.hdl.UnusedElaboratable")

@@ -8,7 +8,7 @@ from systolith.sim.bench import run_bench
 
 SHAPES = {
     "tiny": PRESETS["tiny"].replace(memory_size=1 << 16, timestamps=16),
-    "default": PRESETS["default"].replace(memory_size=1 << 16),
+    "default": PRESETS["default"].replace(memory_size=80 << 10),
     "bare": PRESETS["small"].replace(memory_size=1 << 16, memory_bytes_per_beat=64, vector_taps=0,
                                      table=False, residual=False),
 }

@@ -7,7 +7,7 @@ from ..protocol import ANSWER, REFUSED, Command
 __all__ = ["answer_states"]
 
 
-def answer_states(m: Module, x, sink, reader, values) -> None:
+def answer_states(m: Module, x, sink, reader, counter_ready, values) -> None:
     """Add the states to the finite state machine that is being described.
 
     Parameters
@@ -18,6 +18,8 @@ def answer_states(m: Module, x, sink, reader, values) -> None:
         Takes the answer.
     reader : ByteReader
         Delivers what READ asked for.
+    counter_ready : Value
+        The counter that `values` may look at is there.
     values : function of an opcode and a word's number
         Adds the statements that bring an answer's word to `x.word`.
     """
@@ -65,16 +67,17 @@ def answer_states(m: Module, x, sink, reader, values) -> None:
             m.next = "OPCODE"
 
     with m.State("INDEX"):
-        # Counters and timestamps follow their index by a cycle.
+        # Timestamps follow their index by a cycle.
         m.next = "WORD"
 
-    with m.State("WORD"):
+    with m.State("WORD"), m.If(counter_ready | x.refused | ~(
+            (x.opcode == Command.COUNTERS) | (x.opcode == Command.STATUS))):
         with m.If(x.refused):
             m.d.sync += x.word.eq(Cat(x.reason, Const(0, 8 - len(x.reason)), x.opcode, x.expected))
         with m.Else():
             values()
         with m.If((x.opcode == Command.TIMESTAMPS) & x.index[0]):
-            m.d.sync += x.address.eq(x.address + 1)
+            x.count_on(m)
         m.d.sync += [x.index.eq(x.index + 1), x.words.eq(x.words - 1)]
         m.next = "SEND"
 

@@ -41,8 +41,8 @@ class Endpoint(wiring.Component):
     receive_bytes : int
         Buffer for requests.
     read_beats : int
-        Beats read ahead from main memory; 1 saves the buffer. By default 32, or 1 in
-        configurations of 4 rows, which are for the smallest devices.
+        Beats read ahead from main memory; 1 saves the buffer. By default 32, or 1 where the array
+        is smaller than 8x8: such are for the smallest devices, on lines that are slower than that.
 
     Members
     -------
@@ -61,7 +61,8 @@ class Endpoint(wiring.Component):
         self._config = config
         self._build = build
         self._receive_bytes = receive_bytes
-        self._read_beats = (1 if config.rows == 4 else 32) if read_beats is None else read_beats
+        self._read_beats = (
+            1 if config.rows * config.columns < 64 else 32) if read_beats is None else read_beats
         super().__init__({
             "rx": In(stream.Signature(8)),
             "tx": Out(stream.Signature(8)),
@@ -105,7 +106,7 @@ class Endpoint(wiring.Component):
             self._execute_state(m)
             self._run_states(m)
             self._memory_states(m, receiver.o)
-            answer_states(m, x, sender.i, reader, lambda: self._words(m))
+            answer_states(m, x, sender.i, reader, control.counter_ready, lambda: self._words(m))
         with m.If(receiver.dropped):
             m.d.sync += self._dropped.eq(1)
         return m
@@ -192,7 +193,7 @@ class Endpoint(wiring.Component):
                 x.answer(m, 1)
 
         with m.State("QUIET"):
-            m.d.sync += x.address.eq(x.address + 1)
+            x.count_on(m)
             with m.If(~control.busy | (x.address == _QUIET_CYCLES)):
                 m.d.sync += [self._watchdog.eq(WATCHDOG_DEFAULT), self._runs.eq(0),
                              self._run_sequence.eq(0)]
@@ -232,8 +233,9 @@ class Endpoint(wiring.Component):
             with m.If(x.length == 0):
                 m.next = "SETTLE"
             with m.Elif(writer.i.ready):
-                m.d.sync += [x.length.eq(x.length - Mux(whole, width, 1)),
-                             x.address.eq(x.address + Mux(whole, width, 1))]
+                m.d.sync += x.length.eq(x.length - Mux(whole, width, 1))
+                with m.If(~whole):
+                    x.count_on(m)  # of which only the place in its beat is looked at
 
         with m.State("COPY"):
             m.d.comb += [

@@ -54,6 +54,10 @@ class Exchange:
         self.words = Signal(range(COUNTERS + 1 + 2 * MAX_TIMESTAMPS))
         self.index = Signal.like(self.words)
 
+    def count_on(self, m):
+        """Add 1 to `address`, which counts less than 2^16 then: entries, cycles or places."""
+        m.d.sync += self.address[:16].eq(self.address[:16] + 1)
+
     def refuse(self, m, reason, state="REFUSE"):
         """Go and refuse the request; by state "SKIP" where bytes of it may be left."""
         m.d.sync += self.reason.eq(reason)

@@ -6,6 +6,7 @@ begin anew when it is to be ignored.
 
 from amaranth import Cat, Module, Mux, Signal
 
+from ..compare import exceeds
 from ..isa import DESCRIPTOR_BYTES
 from ..protocol import ARGUMENTS, MAX_DATA, MAX_TIMESTAMPS, Command, Refusal
 
@@ -128,17 +129,17 @@ def _check_states(m, x, config, timestamp_count):
         return x.opcode == command
 
     nbytes = Signal.like(x.length)
-    limit = Signal.like(x.length)
     end = Signal(len(x.length) + 1)
     to_destination = Signal()   # of COPY, whose source is inside
-    too_long, misaligned = Signal(), Signal()
+    outside, too_long, misaligned = Signal(), Signal(), Signal()
     m.d.comb += [
         nbytes.eq(Mux(of(Command.WRITE), x.left,
                       Mux(of(Command.RUN), DESCRIPTOR_BYTES, x.length))),
-        limit.eq(Mux(of(Command.TIMESTAMPS), timestamp_count, config.memory_size)),
+        outside.eq(Mux(of(Command.TIMESTAMPS), end > timestamp_count,
+                       exceeds(end, config.memory_size))),
         too_long.eq(
-            (of(Command.READ) & (x.beyond[1] | (x.length > MAX_DATA)))
-            | (of(Command.TIMESTAMPS) & (x.beyond[1] | (x.length > MAX_TIMESTAMPS)))),
+            (of(Command.READ) & (x.beyond[1] | (exceeds(x.length, MAX_DATA))))
+            | (of(Command.TIMESTAMPS) & (x.beyond[1] | (exceeds(x.length, MAX_TIMESTAMPS))))),
         misaligned.eq(of(Command.RUN) & (x.address % DESCRIPTOR_BYTES != 0)),
     ]
     m.d.sync += end.eq(Mux(to_destination, x.word, x.address) + nbytes)
@@ -148,7 +149,7 @@ def _check_states(m, x, config, timestamp_count):
     with m.State("RANGE"):
         m.d.sync += to_destination.eq(0)
         with m.If(to_destination):
-            with m.If(x.word[len(x.address):].any() | (end > limit)):
+            with m.If(x.word[len(x.address):].any() | outside):
                 x.refuse(m, Refusal.ADDRESS, "SKIP")
             with m.Else():
                 m.next = "EXECUTE"
@@ -157,7 +158,7 @@ def _check_states(m, x, config, timestamp_count):
                         Command.FILL, Command.COPY):
                 with m.If((~x.beyond[1] & (nbytes == 0)) | too_long):
                     x.refuse(m, Refusal.LENGTH, "SKIP")
-                with m.Elif(x.beyond.any() | (end > limit) | misaligned):
+                with m.Elif(x.beyond.any() | outside | misaligned):
                     x.refuse(m, Refusal.ADDRESS, "SKIP")
                 with m.Elif(x.opcode == Command.COPY):
                     m.d.sync += to_destination.eq(1)

@@ -26,6 +26,7 @@ class Accumulator(Agent):
         self.bench = bench
         self.lanes, self.words, self.bits = p["lanes"], p["words"], p["bits"]
         self.maximum = p["maximum"]
+        self.read_lanes = p["read"]
         self.memory = np.zeros((2 * self.words, self.lanes), dtype=np.int64)
         self.known = np.zeros(2 * self.words, dtype=bool)
         self.recent = deque([None] * (VALUE_DELAY + 1), maxlen=VALUE_DELAY + 1)
@@ -75,7 +76,9 @@ class Accumulator(Agent):
         self.reading = (self.running and random.random() < self.read_chance
                         and self.known[self.target] and self.target not in self.recent)
         dut.read__request__valid.value = int(self.reading)
-        dut.read__request__payload.value = self.target
+        parts = self.lanes // self.read_lanes
+        self.part = random.randrange(parts)
+        dut.read__request__payload.value = self.target * parts + self.part
 
     def sample(self):
         dut = self.bench.dut
@@ -91,7 +94,9 @@ class Accumulator(Agent):
         assert not self.reading or ready == (self.uses != self.target // self.words), (
             f"ready, {where}")
         self.refused += self.reading and not ready
-        self.answers.append(bits_of(self.memory[self.target], 32)
+        first = self.part * self.read_lanes
+        part = self.memory[self.target][first:first + self.read_lanes]
+        self.answers.append(bits_of(part, 32)
                             if self.reading and ready else None)
 
 
@@ -116,7 +121,7 @@ async def words_accumulate_in_place(dut, issue_chance, few):
 @cocotb.test()
 async def written_words_can_be_read_when_done_says_so(dut):
     bench = Bench(dut)
-    lanes, bits = bench.parameters["lanes"], bench.parameters["bits"]
+    lanes, bits, read = (bench.parameters[name] for name in ("lanes", "bits", "read"))
     await bench.reset()
     dut.i__valid.value = 0
     dut.read__request__valid.value = 0
@@ -135,8 +140,8 @@ async def written_words_can_be_read_when_done_says_so(dut):
         assert int(dut.done.value) == 1, f"seed {bench.seed}"
         dut.i__values.value = 0
         dut.read__request__valid.value = 1
-        dut.read__request__payload.value = 3
+        dut.read__request__payload.value = 3 * (lanes // read)
         await bench.ticks()
         dut.read__request__valid.value = 0
         await bench.ticks(ACCUMULATOR_LATENCY)
-        assert int(dut.read__data.value) == bits_of([value] * lanes, 32), f"seed {bench.seed}"
+        assert int(dut.read__data.value) == bits_of([value] * read, 32), f"seed {bench.seed}"

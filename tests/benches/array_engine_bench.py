@@ -48,10 +48,12 @@ class Watch(Agent):
 
 
 class Reader(Agent):
-    """Reads accumulator words; without work it reads at random, to be in the way."""
+    """Reads accumulator words, `lanes` values at a time; without work it reads at random, to be in
+    the way."""
 
-    def __init__(self, bench, lanes, words):
-        self.bench, self.lanes, self.words = bench, lanes, words
+    def __init__(self, bench, values, words, lanes):
+        self.bench, self.values, self.lanes = bench, values, lanes
+        self.words = words * (values // lanes)
         self.queue, self.results, self.pending = [], [], [None] * ACCUMULATOR_LATENCY
         self.noise = 0.0
         self.request = None
@@ -81,9 +83,10 @@ class Reader(Agent):
     async def read(self, addresses):
         self.results = []
         addresses = list(addresses)
-        self.queue = list(addresses)
-        await self.bench.until(lambda: len(self.results) == len(addresses))
-        return np.array(self.results)
+        parts = self.values // self.lanes
+        self.queue = [address * parts + part for address in addresses for part in range(parts)]
+        await self.bench.until(lambda: len(self.results) == parts * len(addresses))
+        return np.array(self.results).reshape(len(addresses), self.values)
 
 
 class Setup:
@@ -105,7 +108,8 @@ class Setup:
         ReadResponder(bench, "activation", lambda address: int.from_bytes(
             self.scratchpad[address].tobytes(), "little"), SCRATCHPAD_LATENCY,
             stalls=bench.stalls(stall, burst=2))
-        self.reader = Reader(bench, config.columns, 2 * config.accumulator_words)
+        self.reader = Reader(
+            bench, config.columns, 2 * config.accumulator_words, config.lanes)
         self.watch = Watch(bench)
 
     async def start(self):

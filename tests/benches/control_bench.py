@@ -322,7 +322,9 @@ async def deadlocks_are_named(dut):
             ({Queue.STORE: [Store(), Store(), Store(), End(wait_store=4)]}, Queue.STORE, 3),
             ({Queue.ARRAY: [End(wait_load=2)]}, Queue.ARRAY, 0),
             ({Queue.LOAD: [End(wait_store=(1 << 20) - 1)],
-              Queue.STORE: [Store(wait_load=1), End()]}, Queue.LOAD, 0)):
+              Queue.STORE: [Store(wait_load=1), End()]}, Queue.LOAD, 0),
+            # More than a list can have, a bit at a time.
+            *(({Queue.ARRAY: [End(wait_post=1 << bit)]}, Queue.ARRAY, 0) for bit in range(1, 20))):
         starts = control.place(ends() | lists)
         for engine in control.engines.values():
             engine.hang = False
@@ -429,10 +431,50 @@ async def marks_are_logged(dut):
             assert entry[1] >= before[1]
             before = entry
         assert before[0] <= control.counter(Counter.CYCLES)
-        for counter in Counter:
-            port("control__counter_index").value = counter
-            await control.bench.ticks(2)
-            assert int(port("control__counter_value").value) == control.counter(counter)
+
+
+class Reader(Agent):
+    """Asks for one counter after the other, and compares each with the register beside it."""
+
+    def __init__(self, control):
+        self.control, self.bench = control, control.bench
+        self.index, self.patience, self.read = Counter.CYCLES, 0, []
+        self.late = {}
+        self.bench.add(self)
+
+    def drive(self):
+        self.bench.port("control__counter_index").value = self.index
+
+    def sample(self):
+        port = self.bench.port
+        if int(port("control__counter_ready").value) and self.late:
+            value = int(port("control__counter_value").value)
+            assert value == self.late[self.index], f"{self.index.name} (seed {self.bench.seed})"
+            self.read.append((self.index, value))
+            self.index, self.patience = Counter((self.index + 7) % len(Counter)), 0
+        else:
+            self.patience += 1
+            assert self.patience <= len(Counter) + 2
+        # What happens in a cycle is in the registers one cycle, and shown two cycles later.
+        self.late = {counter: self.control.counter(counter) for counter in Counter}
+
+
+@cocotb.test()
+async def counters_are_read_at_any_time(dut):
+    """While a run goes on, in the very cycle in which it is over, and when the next begins."""
+    control = Control(dut)
+    await control.reset()
+    reader = Reader(control)
+    for speed, count in ((0.3, 150), (1.0, 600), (0.05, 40)):
+        control.speed = speed
+        control.place(control.random_lists(count))
+        assert (await control.run())[0] == ErrorCode.NONE
+        reader.read.clear()
+        await control.bench.ticks(40 * len(Counter))
+        assert {counter for counter, _ in reader.read} == set(Counter)
+        assert any(value > 256 for _, value in reader.read)
+        for counter, value in reader.read:
+            assert value == control.counter(counter), counter.name
 
 
 @cocotb.test()

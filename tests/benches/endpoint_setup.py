@@ -55,8 +55,9 @@ class CoreModel(Agent):
         port("control__timestamp_count").value = len(self.timestamps)
         counter, stamp = self._index
         noise = self.bench.random.getrandbits
-        port("control__counter_value").value = (
-            self.counters[counter] if counter < COUNTERS else noise(32))
+        ready = counter < COUNTERS and self.bench.random.random() < 0.1
+        port("control__counter_ready").value = int(ready)
+        port("control__counter_value").value = self.counters[counter] if ready else noise(32)
         cycles, active = (self.timestamps[stamp] if stamp < len(self.timestamps)
                           else (noise(32), noise(32)))
         port("control__timestamp_cycles").value = cycles

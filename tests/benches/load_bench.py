@@ -154,7 +154,12 @@ class Setup:
 async def run_random(dut, *, stall, latency):
     setup = Setup(dut, stall=stall, latency=latency)
     await setup.start()
-    instructions = [setup.random_instruction() for _ in range(setup.bench.parameters["count"])]
+    await check(setup, [setup.random_instruction()
+                        for _ in range(setup.bench.parameters["count"])])
+
+
+async def check(setup, instructions):
+    """Send instructions and compare what they write, and when they retire."""
     expected = [], []
     ends = []
     for instruction in instructions:
@@ -186,6 +191,20 @@ async def random_instructions_without_stalls(dut):
     await run_random(dut, stall=0.0, latency=50)
 
 
+@cocotb.test()
+async def large_counts(dut):
+    """Rows that fill a target to the last byte, and counts of more than eight bits."""
+    setup = Setup(dut, latency=20)
+    await setup.start()
+    words, rows = setup.config.scratchpad_words, setup.config.rows
+    await check(setup, [
+        Load(chunk_bytes=rows * (words // 128), chunks=128),
+        Load(target=LoadTarget.TABLE, chunk_bytes=2, chunks=128, chunk_step=5),
+        Fill(words=words), Fill(rows=600, row_step=1), Fill(planes=513, plane_step=1),
+        Load(chunk_bytes=3, rows=2, row_step=7, destination_row_step=1, planes=260, plane_step=5,
+             destination_plane_step=1)])
+
+
 def wrong_instructions(setup):
     """Instructions with one mistake each, and the error each must give."""
     config, size = setup.config, setup.config.memory_size
@@ -212,6 +231,10 @@ def wrong_instructions(setup):
         Load(target=LoadTarget.PARAMETER, chunk_bytes=config.parameter_word_bytes + 1,
              destination=config.parameter_words - 1),
         Load(target=LoadTarget.TABLE, chunk_bytes=257),
+        # Rows that are much too long, at once and little by little.
+        Load(target=LoadTarget.TABLE, chunk_bytes=size),
+        Load(target=LoadTarget.TABLE, chunk_bytes=2, chunks=129),
+        Load(chunk_bytes=config.rows * (words // 255 + 1), chunks=255), Fill(words=65535),
         Load(target=LoadTarget.VECTOR_WEIGHT, destination=config.vector_weight_words),
         Fill(destination=words), Fill(destination=words - 2, words=3),
         Fill(rows=2, row_step=-1), Fill(planes=2, plane_step=words)))

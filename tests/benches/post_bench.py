@@ -225,6 +225,9 @@ class Setup:
         if config.residual:
             ports.append(("operand_b", before, 1, SCRATCHPAD_LATENCY))
         for name, words, size, latency in ports:
+            # Accumulators are read in parts of as many values as there are lanes.
+            words = words if size == 1 else words.reshape(-1, config.lanes)
+
             def respond(address, words=words, size=size):
                 return int.from_bytes(words[address].astype(f"<i{size}").tobytes(), "little")
             self.reads[name] = ReadResponder(bench, name, respond, latency,

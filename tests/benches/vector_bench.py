@@ -50,7 +50,7 @@ class Setup:
         self.responder = ReadResponder(bench, "activation", lambda address: int.from_bytes(
             self.scratchpad[address].tobytes(), "little"), SCRATCHPAD_LATENCY,
             stalls=bench.stalls(stall, burst=2))
-        self.reader = Reader(bench, config.rows, self.accumulator_words)
+        self.reader = Reader(bench, config.rows, self.accumulator_words, config.lanes)
         self.watch = Watch(bench)
 
     async def start(self):
