@@ -19,7 +19,7 @@ from .array import TAG_LEAD, SystolicArray
 from .config import Config
 from .intake import Intake
 from .isa import Array, ErrorCode, LoadTarget
-from .loops import LoopNest
+from .loops import CheckedAddress, LoopNest
 from .ports import (
     SCRATCHPAD_LATENCY,
     AccumulatorReadSignature,
@@ -119,8 +119,8 @@ class ArrayEngine(wiring.Component):
         # Issue: one pixel a cycle ---------------------------------------------------------------
         pixel = nest.o.p
         base = Signal(16, reset_less=True)
-        word = Signal(16, reset_less=True)
-        word_outside = Signal(reset_less=True)
+        place = CheckedAddress(16, 1 << len(guard.address), "word")
+        word = place.value
         overwrite = Signal()
         wrong_address = Signal()
         first = pixel.first[_PIXEL_LEVELS - 1]
@@ -129,7 +129,7 @@ class ArrayEngine(wiring.Component):
         request = self.activation.request
         m.d.comb += [
             final_pass.eq(pixel.final[_PIXEL_LEVELS:].all()),
-            wrong_address.eq(pixel.outside | word_outside | (first & tile_ready & tile_wrong)),
+            wrong_address.eq(pixel.outside | place.outside | (first & tile_ready & tile_wrong)),
             guard.address.eq(word),
             guard.issue.eq(issued),
             guard.following[0].eq(word + 1),
@@ -142,22 +142,14 @@ class ArrayEngine(wiring.Component):
             nest.o.ready.eq(issued),
             tile_taken.eq(issued & first),
         ]
-        next_word = Signal.like(word)
-        m.d.comb += next_word.eq(Mux(last, base, word + 1))
-
-        def outside(address):
-            """Sizes are powers of two, so that the upper bits tell."""
-            return (address >> len(guard.address)).any()
-
         with m.If(issued):
-            m.d.sync += [word.eq(next_word), word_outside.eq(outside(next_word))]
+            m.d.sync += place.eq(Mux(last, base, word + 1))
             with m.If(last):
                 m.d.sync += overwrite.eq(0)
         with m.If(nest.i.valid & nest.i.ready):
             m.d.sync += [
                 base.eq(held.accumulator),
-                word.eq(held.accumulator),
-                word_outside.eq(outside(held.accumulator)),
+                place.eq(held.accumulator),
                 overwrite.eq(~held.accumulate),
             ]
 

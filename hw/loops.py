@@ -4,7 +4,36 @@ from amaranth import Cat, Module, Mux, Signal
 from amaranth.lib import data, stream, wiring
 from amaranth.lib.wiring import In, Out
 
-__all__ = ["LoopNest"]
+__all__ = ["CheckedAddress", "LoopNest"]
+
+
+class CheckedAddress:
+    """An address in a register, and beside it whether it lies outside of a memory.
+
+    So nobody who uses it has to wait for the comparison.
+
+    Parameters
+    ----------
+    bits : int
+        Width of the address.
+    words : int
+        Words of the memory, a power of two, so that the upper bits tell.
+
+    Attributes
+    ----------
+    value, outside : Signal
+        The address; whether it does not exist.
+    """
+
+    def __init__(self, bits: int, words: int, name: str):
+        self.value = Signal(bits, name=name, reset_less=True)
+        self.outside = Signal(name=f"{name}_outside", reset_less=True)
+        self._inside_bits = (words - 1).bit_length()
+
+    def eq(self, value):
+        """Statements that give it a value, of which the upper bits are cut off."""
+        return [self.value.eq(value),
+                self.outside.eq((value[:len(self.value)] >> self._inside_bits).any())]
 
 
 class LoopNest(wiring.Component):
@@ -46,7 +75,7 @@ class LoopNest(wiring.Component):
         self.levels = levels
         self.count_bits = count_bits
         self.address_bits = address_bits
-        self._inside_bits = (words - 1).bit_length()
+        self._words = words
         super().__init__({
             "i": In(stream.Signature(data.StructLayout({
                 "address": address_bits,
@@ -63,9 +92,8 @@ class LoopNest(wiring.Component):
         m = Module()
         nest, o = self.i.p, self.o.p
         valid = Signal()
-        address = Signal(self.address_bits)
+        address = CheckedAddress(self.address_bits, self._words, "address")
         following = Signal(self.address_bits)
-        outside = Signal()
         first = Signal(self.levels)
         # A loop's end is known one cycle ahead, which keeps the comparison out of the adder's path.
         final = Signal(self.levels)
@@ -79,8 +107,8 @@ class LoopNest(wiring.Component):
 
         m.d.comb += [
             self.o.valid.eq(valid),
-            o.address.eq(address),
-            o.outside.eq(outside),
+            o.address.eq(address.value),
+            o.outside.eq(address.outside),
             o.first.eq(first),
             o.last.eq(last),
             o.final.eq(final),
@@ -90,7 +118,7 @@ class LoopNest(wiring.Component):
         step = steps[-1]
         for k in reversed(range(self.levels - 1)):
             step = Mux(final[k], step, steps[k])
-        m.d.comb += following.eq(address + step)
+        m.d.comb += following.eq(address.value + step)
         accept, advance = Signal(), Signal()
         m.d.comb += [accept.eq(self.i.valid & self.i.ready), advance.eq(valid & self.o.ready)]
         for k in range(self.levels):
@@ -100,15 +128,13 @@ class LoopNest(wiring.Component):
             with m.Elif(steps_on):
                 m.d.sync += upcoming[k].eq(upcoming[k] + 1)
         with m.If(valid & self.o.ready):
-            m.d.sync += [address.eq(following), first.eq(last), valid.eq(~last[-1]),
-                         outside.eq((following >> self._inside_bits).any())]
+            m.d.sync += [address.eq(following), first.eq(last), valid.eq(~last[-1])]
             for k in range(self.levels):
                 with m.If(last[k - 1] if k else 1):
                     m.d.sync += final[k].eq(
                         Mux(final[k], single[k], upcoming[k] == counts[k]))
         with m.If(self.i.valid & self.i.ready):
-            m.d.sync += [valid.eq(1), address.eq(nest.address), first.eq(~0),
-                         outside.eq((nest.address >> self._inside_bits).any())]
+            m.d.sync += [valid.eq(1), address.eq(nest.address), first.eq(~0)]
             for k in range(self.levels):
                 is_single = nest.counts[k] == 1
                 m.d.sync += [

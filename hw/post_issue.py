@@ -6,7 +6,7 @@ from amaranth.lib.wiring import In, Out
 
 from .config import Config
 from .isa import ErrorCode, Post, PostSource
-from .loops import LoopNest
+from .loops import CheckedAddress, LoopNest
 from .ports import EngineSignature, instruction_layout
 
 __all__ = ["OPERANDS", "PostIssue", "item_layout", "slots"]
@@ -168,10 +168,6 @@ class PostIssue(wiring.Component):
             *(field.eq(step) for field, step in zip(nest.i.p.steps, steps, strict=True)),
         ]
 
-    def _outside(self, address, words):
-        """Whether an address leaves a memory of a power of two of words."""
-        return (address >> (words - 1).bit_length()).any()
-
     def _read_ahead(self, m, i, started):
         """Walk operand b, ahead of the items and across instructions.
 
@@ -211,10 +207,12 @@ class PostIssue(wiring.Component):
         item, o = self.item, nest.o.p
         source = Signal(PostSource)
         use_b = Signal()
-        accumulator = Signal(16)
-        parameter = Signal(13)
+        # Both kinds of accumulators are read at the same address.
+        accumulator = CheckedAddress(16, 2 * config.accumulator_words, "accumulator")
+        of_vector = CheckedAddress(16, 2 * config.vector_accumulator_words, "of_vector")
+        parameter = CheckedAddress(13, config.parameter_words, "parameter")
         first_parameter = Signal(12)
-        operand = Signal(20)
+        operand = CheckedAddress(20, config.scratchpad_words, "operand")
         operand_steps = [Signal(20, name=f"operand_step_{k}") for k in range(2)]
         first_position = Signal(item.position.shape())
         groups = config.rows // config.lanes
@@ -230,32 +228,26 @@ class PostIssue(wiring.Component):
             item.chunk.eq(chunk),
             item.position.eq(first_position + group),
             item.address.eq(o.address),
-            item.parameter.eq(parameter),
+            item.parameter.eq(parameter.value),
             item.use_b.eq(use_b),
             item.pop_b.eq(use_b & word_end),
             item.last.eq(word_end & o.last[-1]),
         ]
 
         wrong = Signal()
-        accumulator_outside = self._outside(accumulator, 2 * config.accumulator_words)
-        operand_outside = self._outside(operand, config.scratchpad_words)
-        m.d.comb += wrong.eq(o.outside
-                             | self._outside(parameter, config.parameter_words)
-                             | Mux(from_array, accumulator_outside, operand_outside))
+        m.d.comb += wrong.eq(o.outside | parameter.outside
+                             | Mux(from_array, accumulator.outside, operand.outside))
 
         def part_of(values):
             """Address of the item's part of an accumulator word."""
-            return Cat(chunk[:(values // config.lanes - 1).bit_length()], accumulator)
+            return Cat(chunk[:(values // config.lanes - 1).bit_length()], accumulator.value)
 
         requests = [(self.array, PostSource.ARRAY, part_of(config.columns)),
-                    (self.operand_a, PostSource.SCRATCHPAD, operand)]
+                    (self.operand_a, PostSource.SCRATCHPAD, operand.value)]
         if config.vector_taps:
             requests.append((self.vector, PostSource.VECTOR, part_of(config.rows)))
             with m.If(source == PostSource.VECTOR):
-                m.d.comb += wrong.eq(
-                    o.outside
-                    | self._outside(parameter, config.parameter_words)
-                    | self._outside(accumulator, 2 * config.vector_accumulator_words))
+                m.d.comb += wrong.eq(o.outside | parameter.outside | of_vector.outside)
         for request, kind, address in requests:
             selected = source == kind
             if kind == PostSource.SCRATCHPAD and config.residual:
@@ -272,17 +264,20 @@ class PostIssue(wiring.Component):
             m.d.sync += [
                 group.eq(Mux(word_end, 0, group + 1)),
                 chunk.eq(Mux(pixel_end, 0, chunk + 1)),
-                parameter.eq(Mux(pixel_end, first_parameter, parameter + 1)),
+                parameter.eq(Mux(pixel_end, first_parameter, parameter.value + 1)),
             ]
             with m.If(pixel_end):
+                step = Mux(o.final[-2], operand_steps[1], operand_steps[0])
                 m.d.sync += [
-                    accumulator.eq(accumulator + 1),
-                    operand.eq(operand + Mux(o.final[-2], operand_steps[1], operand_steps[0])),
+                    accumulator.eq(accumulator.value + 1),
+                    of_vector.eq(accumulator.value + 1),
+                    operand.eq(operand.value + step),
                 ]
         with m.If(self.begin):
             m.d.sync += [
                 source.eq(i.source),
                 accumulator.eq(i.accumulator),
+                of_vector.eq(i.accumulator),
                 parameter.eq(i.parameter),
                 first_parameter.eq(i.parameter),
                 operand.eq(i.operand_a),

@@ -18,7 +18,7 @@ from .accumulator import VALUE_DELAY, AccumulatorMemory, HazardGuard
 from .config import Config
 from .intake import Intake
 from .isa import ErrorCode, LoadTarget, Vector, VectorMode
-from .loops import LoopNest
+from .loops import CheckedAddress, LoopNest
 from .multiplier import registered_product
 from .ports import (
     SCRATCHPAD_LATENCY,
@@ -229,8 +229,8 @@ class VectorUnit(wiring.Component):
         # Issue: one word a cycle ------------------------------------------------------------------
         o = nest.o.p
         request = self.activation.request
-        target = Signal(16, reset_less=True)
-        target_outside = Signal(reset_less=True)
+        place = CheckedAddress(16, 1 << len(guard.address), "target")
+        target = place.value
         overwrite = Signal()
         until_value = Signal(4, reset_less=True)    # words before the next value, and
         due = Signal(reset_less=True)               # whether there are none, known a cycle ahead
@@ -242,7 +242,7 @@ class VectorUnit(wiring.Component):
             final_pass.eq(o.final[_PASS_LEVELS:].all()),
             needs_weights.eq(o.first[_PASS_LEVELS - 1] & ~maximum),
             emits.eq(Mux(reduce, o.last[0], due)),
-            wrong_address.eq(o.outside | (emits & target_outside)
+            wrong_address.eq(o.outside | (emits & place.outside)
                              | (needs_weights & weights_ready & weights_wrong)),
             guard.address.eq(target),
             guard.issue.eq(issued & emits),
@@ -258,20 +258,11 @@ class VectorUnit(wiring.Component):
             weights_taken.eq(issued & needs_weights),
         ]
         next_until = Signal.like(until_value)
-        next_target = Signal.like(target)
-        m.d.comb += [
-            next_until.eq(Mux(o.last[0], lead, Mux(emits, skip, until_value - 1))),
-            next_target.eq(Mux(o.last[_PASS_LEVELS - 1], base, target + emits)),
-        ]
-
-        def outside(address):
-            """Sizes are powers of two, so that the upper bits tell."""
-            return (address >> len(guard.address)).any()
-
+        m.d.comb += next_until.eq(Mux(o.last[0], lead, Mux(emits, skip, until_value - 1)))
         with m.If(issued):
             m.d.sync += [
                 until_value.eq(next_until), due.eq(next_until == 0),
-                target.eq(next_target), target_outside.eq(outside(next_target)),
+                place.eq(Mux(o.last[_PASS_LEVELS - 1], base, target + emits)),
             ]
             with m.If(o.last[_PASS_LEVELS - 1]):
                 m.d.sync += overwrite.eq(0)
@@ -285,8 +276,7 @@ class VectorUnit(wiring.Component):
                 due.eq(held.taps == 1),
                 skip.eq(held.stride - 1),
                 base.eq(held.accumulator),
-                target.eq(held.accumulator),
-                target_outside.eq(outside(held.accumulator)),
+                place.eq(held.accumulator),
                 overwrite.eq(~held.accumulate),
             ]
 
