@@ -60,11 +60,6 @@ def count_bits(config: Config) -> int:
     return min(WAIT_BITS, instruction_units(config).bit_length())
 
 
-def _reaches(count, threshold):
-    """Whether a count is as large as a threshold, which may have more bits."""
-    return (count >= threshold[:len(count)]) & ~threshold[len(count):].any()
-
-
 class Head(wiring.Component):
     """Decodes, holds and issues the instructions of one queue.
 
@@ -121,14 +116,15 @@ class Head(wiring.Component):
         bits = Signal(max(_end(cls) for cls in self._allowed))
         valid, wrong = Signal(), Signal()
         received = self._receive(m, bits, valid, wrong)
+        endless = self._endless(m)
 
         is_end = bits[:4] == Opcode.END
         header = data.StructLayout({field.name: field.width
                                     for field in instruction_fields(Instruction)})
         fields = header(bits[4:_HEADER_BITS])
         satisfied, met = Signal(), Signal()
-        m.d.comb += satisfied.eq(Cat(
-            _reaches(self.counts[queue], fields[f"wait_{queue.name.lower()}"])
+        m.d.comb += satisfied.eq(~endless & Cat(
+            self.counts[queue] >= fields[f"wait_{queue.name.lower()}"][:count_bits(self._config)]
             for queue in Queue).all())
 
         in_flight = Signal(range(MAX_IN_FLIGHT + 1))
@@ -216,6 +212,22 @@ class Head(wiring.Component):
         with m.If(last):
             m.d.sync += valid.eq(1)
         return last
+
+    def _endless(self, m):
+        """Whether a threshold is larger than a count can be; of its upper bits nothing is kept."""
+        beat_bits = 8 * self._config.memory_bytes_per_beat
+        upper = 0  # a one in the place of each of these bits
+        for field in instruction_fields(Instruction):
+            if field.width == WAIT_BITS:
+                upper |= ((1 << WAIT_BITS) - (1 << count_bits(self._config))) << field.offset
+        found = []
+        for index in range(-(-_HEADER_BITS // beat_bits)):
+            mask = upper >> index * beat_bits & ((1 << beat_bits) - 1)
+            if mask:
+                found.append(Signal(name=f"endless_{index}"))
+                with m.If(self.beat_valid & (self.beat.index == index)):
+                    m.d.sync += found[-1].eq((self.beat.data & mask).any())
+        return Cat(found).any()
 
     def _absent(self, bits):
         """Whether the instruction needs a unit that the configuration leaves out."""
