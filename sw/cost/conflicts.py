@@ -15,7 +15,7 @@ from systolith.hw.isa import Array, Fill, Load, Post, PostSource, Vector
 
 from .work import row_words
 
-__all__ = ["operand_pace", "read_waits", "reads_operands", "write_waits"]
+__all__ = ["operand_pace", "read_pace", "reads_operands", "write_waits"]
 
 _WORDS = 384
 """Of a walk that are looked at."""
@@ -23,10 +23,13 @@ _WORDS = 384
 Walk = tuple[tuple[int, int], ...]
 
 
-def read_waits(config: Config, vector: Vector, array: Array) -> float:
-    """Cycles that `vector` waits for a word, in the mean, while the array is at `array`."""
+def read_pace(config: Config, vector: Vector, array: Array) -> float:
+    """Words that `vector` reads a cycle, in the mean, while the array is at `array`; in a pass of
+    few pixels that is idle for some of the time."""
     banks = config.scratchpad_banks
-    return _waits(banks, _loops(vector, 4, banks), _loops(array, 5, banks), 1)
+    waits = _waits(banks, _loops(vector, 4, banks), _loops(array, 5, banks), 1)
+    idle = 1 - array.count_0 * array.count_1 / config.rows
+    return max(1 / (1 + waits), idle)
 
 
 def reads_operands(post: Post) -> bool:
@@ -105,7 +108,7 @@ def _waits(banks: int, walk: Walk, rival: Walk, pace: int) -> float:
                 waited += 1
                 cycle += 1
                 if waited > len(mine) * banks * banks:
-                    return waited / (banks * len(mine))  # a rival that stays in one bank
+                    return float("inf")  # a rival that stays in one bank
             cycle += 1
     return waited / (banks * len(mine))
 

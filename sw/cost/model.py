@@ -8,7 +8,6 @@ and `systolith bench` prints it beside the RTL.
 
 from collections import deque
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 
 from systolith.hw.config import Config
 from systolith.hw.isa import (
@@ -26,14 +25,15 @@ from systolith.hw.isa import (
 )
 
 from .accumulating import Additions, additions, half_read, read_end
-from .conflicts import operand_pace, read_waits, reads_operands, write_waits
+from .conflicts import operand_pace, read_pace, reads_operands, write_waits
 from .fetching import NEVER, Fetching
 from .loading import LOAD_WINDOW_BEATS, REQUEST, Loading
 from .port import MemoryPort
+from .prediction import Estimate
 from .slowing import slowed
 from .work import row_words, transfer_cycles, work_cycles
 
-__all__ = ["LATENCY", "Estimate", "estimate"]
+__all__ = ["LATENCY", "estimate"]
 
 _MET = 1
 """Cycles from a retirement to its being known in front of the engines."""
@@ -74,29 +74,6 @@ meet them, beside one a weight."""
 
 _CHOICE, _REQUEST = len(Queue), len(Queue) + 1
 """The fetch's events, beside those of the queues: it chooses a queue, and its request is chosen."""
-
-
-@dataclass(frozen=True)
-class Estimate:
-    """What the model predicts.
-
-    `cycles` of the whole run; `marks`, the cycles at which marked instructions retire, in order;
-    of each queue `retired`, the cycle in which each instruction does, and `work`, the cycles that
-    each occupies its engine; `beats` moved over the memory port, `fetch_beats` of them for
-    instructions.
-    """
-
-    cycles: int
-    marks: tuple[int, ...]
-    retired: Mapping[Queue, Sequence[int]]
-    work: Mapping[Queue, Sequence[int]]
-    beats: int
-    fetch_beats: int
-
-    def stages(self) -> list[int]:
-        """Cycles between marks; the last goes on to the end of the run."""
-        ends = [*self.marks[:-1], self.cycles]
-        return [end - begin for begin, end in zip([0, *ends], ends, strict=False)]
 
 
 def estimate(config: Config, lists: Mapping[Queue, Sequence[Instruction]], *,
@@ -145,6 +122,7 @@ class _Model:
         self.passes: deque[tuple[int, int, Array]] = deque()
         self.results: deque[tuple[int, int, Post]] = deque()
         self.added: list[Additions] = []  # to accumulators, of late
+        self.windows: Additions | None = None  # by what the vector unit is at
         self.retired: list[list[int]] = [[] for _ in range(number)]
         self.work: list[list[int]] = [[] for _ in range(number)]
         self.begun = [0] * number  # when the last instruction did
@@ -242,6 +220,8 @@ class _Model:
                     return self._fill(time, instruction)
                 case Store():
                     return self._store(time, until, instruction)
+                case Vector():
+                    return self._windows(time, instruction)
                 case Post():
                     return self._results(time, instruction)
         self.begun[queue] = time
@@ -271,13 +251,13 @@ class _Model:
                 self.added.append(additions(self.config, instruction, time, end))
                 return self._retire(queue, end - time, end, end + self.config.rows)
             case Vector():
+                self.begun[queue], self.left[queue] = self._weights(time, instruction)
+                self._forget(time)
                 return self._windows(time, instruction)
             case Post():
                 self.results.append((time, time, instruction))
                 self.left[queue] = work_cycles(self.config, instruction)
-                self.added = [other for other in self.added if other.end > time]
-                while len(self.passes) > 1 and self.passes[0][1] <= time:
-                    self.passes.popleft()
+                self._forget(time)
                 return self._results(time, instruction)
             case End():
                 return self._retire(queue, 0, time, time - _ACCEPTED[queue])
@@ -295,7 +275,8 @@ class _Model:
         end = begun + cycles
         half = half_read(self.config, instruction)
         if half is not None:
-            end = read_end(begun, cycles, half, self.added)
+            others = [*self.added, self.windows] if self.windows else self.added
+            end = read_end(begun, cycles, half, others)
         self.results[-1] = begun, end, instruction
         if time < end:
             self.free[queue] = end
@@ -371,25 +352,47 @@ class _Model:
             spells.append((since, until, 1 / max(1.0, pace)))
         return slowed(begin, cycles, spells)
 
-    def _windows(self, time: int, instruction: Vector) -> int:
-        """Do an instruction of the vector unit, whose weights are read when the pass before has
-        begun with its own."""
-        queue = Queue.VECTOR
+    def _forget(self, time: int) -> None:
+        """Forget passes and additions that nobody meets who is at work at `time`."""
+        for queue in (Queue.VECTOR, Queue.POST):
+            if self.left[queue]:
+                time = min(time, self.begun[queue])
+        self.added = [other for other in self.added if other.end > time]
+        while self.passes and self.passes[0][1] <= time:
+            self.passes.popleft()
+
+    def _weights(self, time: int, instruction: Vector) -> tuple[int, int]:
+        """When an instruction of the vector unit begins, and its cycles: its weights are read when
+        the pass before has begun with its own."""
         work = work_cycles(self.config, instruction)
+        if instruction.mode != VectorMode.MAC:
+            return time, work
         passes = instruction.count_2 * instruction.count_3
-        gap = 0
+        weights = (1 if instruction.reduce else instruction.taps) + _WEIGHTS_LEAD
+        read = max((self.ready[Queue.VECTOR] or 0) - 1, self.weights_taken + 1)
+        return (max(time, read + weights),
+                work + (passes - 1) * max(0, weights + 1 - work // passes))
+
+    def _windows(self, time: int, instruction: Vector) -> int:
+        """Go on until all words are read, when by now the array has not begun to read as well."""
+        queue = Queue.VECTOR
+        begun, cycles = self.begun[queue], self.left[queue]
+        end = begun + cycles
+        if time >= end:
+            end = slowed(begun, cycles, (
+                (since, until, read_pace(self.config, instruction, array))
+                for since, until, array in self.passes))
+        self.windows = additions(self.config, instruction, begun, end)
+        if time < end:
+            self.free[queue] = end
+            return 0
+        self.left[queue] = 0
+        self.added.append(self.windows)
+        self.windows = None
+        passes = instruction.count_2 * instruction.count_3
         if instruction.mode == VectorMode.MAC:
-            weights = 1 if instruction.reduce else instruction.taps
-            read = max((self.ready[queue] or 0) - 1, self.weights_taken + 1)
-            time = max(time, read + weights + _WEIGHTS_LEAD)
-            gap = (passes - 1) * max(0, weights + 1 + _WEIGHTS_LEAD - work // passes)
-        if self.passes and self.passes[-1][1] > time:
-            work += round(work * read_waits(self.config, instruction, self.passes[-1][2]))
-        end = time + work + gap
-        if instruction.mode == VectorMode.MAC:
-            self.weights_taken = end - work // passes
-        self.added.append(additions(self.config, instruction, time, end))
-        return self._retire(queue, work, end, end)
+            self.weights_taken = end - (end - begun) // passes
+        return self._retire(queue, end - begun, end, end)
 
     def _passes(self, time: int, ready: int, instruction: Array) -> int:
         """When the last pixel of the passes enters the array.
