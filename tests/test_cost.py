@@ -98,6 +98,18 @@ def test_accumulators_of_a_half_that_is_added_to_are_not_read() -> None:
     assert results(1) == 256 < 64 * 8 <= results(0) - 256 + 64
 
 
+def test_in_a_single_bank_the_vector_unit_waits_for_the_array() -> None:
+    def cycles(banks: int) -> int:
+        config = DEFAULT.replace(
+            scratchpad_banks=banks, scratchpad_bank_words=DEFAULT.scratchpad_words // banks)
+        return estimate(config, lists(
+            array=[Array(count_0=1000, step_0=1)],
+            vector=[Vector(count_0=500, step_0=1)])).work[Queue.VECTOR][0]
+
+    assert cycles(1) > 1400
+    assert 500 <= cycles(8) < 510
+
+
 def test_short_instructions_wait_for_their_turn_behind_a_large_load() -> None:
     windows: list[Instruction] = [Vector(count_0=16)] * 200
     weights = Load(chunk_bytes=32 << 10, target=LoadTarget.WEIGHT)
