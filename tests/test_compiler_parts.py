@@ -1,4 +1,4 @@
-"""The compiler's parts by themselves: hazards, rings, placement, order, cost, refusals."""
+"""The compiler's parts by themselves: hazards, rings, placement, order, refusals."""
 
 import re
 
@@ -12,13 +12,11 @@ from systolith.compiler.emitter import Emitter, Memory, Region
 from systolith.compiler.memory import Lifetime, place_all
 from systolith.compiler.units import Unit, order
 from systolith.compiler.views import RingCache, View
-from systolith.cost import START, estimate
 from systolith.errors import ModelError, MultipleRefusals, ProgramError
 from systolith.hw.config import PRESETS
 from systolith.hw.isa import (
     INSTRUCTION_BYTES,
     Array,
-    End,
     Load,
     Post,
     Queue,
@@ -165,42 +163,6 @@ def test_tiles_never_wait_for_each_others_accumulators() -> None:
     result = order(units)
     assert sorted(result) == list(range(6))
     assert result.index(4) < min(result.index(0), result.index(2))
-
-
-# Cost -------------------------------------------------------------------------------------------
-
-def _lists(**queues: list[object]) -> dict[Queue, list[object]]:
-    return {queue: [*queues.get(queue.name.lower(), []), End()] for queue in Queue}
-
-
-def test_array_passes_cost_their_pixels() -> None:
-    def work(*instructions: Array) -> list[int]:
-        return list(estimate(DEFAULT, _lists(array=instructions)).work[Queue.ARRAY][:-1])
-
-    rows, lead = DEFAULT.rows, 2  # nothing hides the first tile's way into the array
-    many, few = Array(count_0=10, count_1=10, count_2=9), Array(count_0=2, count_2=9)
-    assert work(*[many] * 4) == [900 + lead] + [900] * 3
-    assert work(*[few] * 4) == [8 * rows + lead + 2] + [9 * rows] * 3
-    # Behind longer passes the next tiles are there in advance.
-    assert work(many, Array(count_0=14, count_2=4))[1] == 4 * 14
-
-
-def test_transfers_share_the_port() -> None:
-    loads = [Load(chunk_bytes=4096) for _ in range(8)]
-    result = estimate(DEFAULT, _lists(load=loads), latency=50)
-    fetched = result.fetch_beats
-    assert result.beats - fetched == 8 * 512
-    assert fetched == 8 * (9 + 4), "every instruction once"
-    assert 8 * 512 < result.cycles < 8 * 512 + START + 4 * 50 + fetched
-
-
-def test_thresholds_order_the_estimate() -> None:
-    waiting = _lists(array=[Array(count_0=1000)], post=[Post(count_0=16, wait_array=1, mark=1)])
-    result = estimate(DEFAULT, waiting)
-    assert result.marks[0] > 1000
-    assert sum(result.stages()) == result.cycles
-    with pytest.raises(ValueError, match="cannot all be met"):
-        estimate(DEFAULT, _lists(array=[Array(wait_post=1)], post=[Post(wait_array=1)]))
 
 
 # Rules ------------------------------------------------------------------------------------------
