@@ -191,8 +191,9 @@ class PostIssue(wiring.Component):
         m.d.comb += [
             nest.i.valid.eq(started & wanted & ~taken & ~nest.o.valid),
             self.operand_b.p.eq(nest.o.p.address),
-            self.operand_b.valid.eq(nest.o.valid & (buffered != OPERANDS)),
-            accepted.eq(self.operand_b.valid & self.operand_b.ready & ~outside),
+            # Who asks for an address that does not exist would be in the way to others for ever.
+            self.operand_b.valid.eq(nest.o.valid & ~outside & (buffered != OPERANDS)),
+            accepted.eq(self.operand_b.valid & self.operand_b.ready),
             nest.o.ready.eq(accepted),
         ]
         m.d.sync += [

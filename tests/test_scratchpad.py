@@ -3,7 +3,7 @@
 import pytest
 
 from systolith.hw.config import PRESETS
-from systolith.hw.scratchpad import Scratchpad
+from systolith.hw.scratchpad import Scratchpad, read_groups
 from systolith.sim.bench import run_bench
 
 
@@ -13,4 +13,4 @@ def test_scratchpad(preset, changes):
     config = PRESETS[preset].replace(**changes)
     run_bench(Scratchpad(config), "benches.scratchpad_bench", parameters={
         "rows": config.rows, "words": config.scratchpad_words,
-        "banks": config.scratchpad_banks})
+        "banks": config.scratchpad_banks, "groups": read_groups(config)})

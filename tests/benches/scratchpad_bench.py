@@ -15,6 +15,8 @@ class Clients(Agent):
         parameters = bench.parameters
         self.bench, self.bytes = bench, parameters["rows"]
         self.words, self.banks = parameters["words"], parameters["banks"]
+        self.group = {name: number for number, group in enumerate(parameters["groups"])
+                      for name in group}
         self.memory = [None] * self.words
         self.layout = data.StructLayout({"address": range(self.words), "data": 8 * self.bytes,
                                          "mask": self.bytes})
@@ -64,7 +66,7 @@ class Clients(Agent):
                     f"{name} in cycle {cycle} (seed {self.bench.seed})")
                 self.checked += 1
         for group in (READ_CLIENTS, WRITE_CLIENTS):
-            busy = set()
+            busy, asking = set(), set()
             for name in group:
                 request = self.requests[name]
                 if request is None:
@@ -72,8 +74,11 @@ class Clients(Agent):
                 address = request if name in READ_CLIENTS else request[0]
                 bank = address % self.banks
                 ready = bool(int(self.stream(name, "ready").value))
-                assert ready == (bank not in busy), f"{name} (seed {self.bench.seed})"
+                own = self.group.get(name, name)
+                assert ready == (bank not in busy and own not in asking), (
+                    f"{name} (seed {self.bench.seed})")
                 busy.add(bank)
+                asking.add(own)
                 if not ready:
                     self.refused += 1
                     continue
