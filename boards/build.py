@@ -1,8 +1,8 @@
 """`systolith build`: a board's bitstream with its resources and timing.
 
-Everything lands in `build/boards/BOARD/`. The identity names what went in: the package's sources,
-the configuration, the board and the tools' versions. The same identity gives the same bitstream,
-and a build whose result is there is not made again.
+Everything lands in `build/boards/BOARD/`. The identity names what went in: the design with its
+constraints and its configuration, the board, the tools' commands and versions. The same identity
+gives the same bitstream, and a build whose result is there is not made again.
 """
 
 import hashlib
@@ -22,7 +22,7 @@ from .board import FAMILIES, Board
 from .catalog import BOARDS
 from .netlist_checks import check_crossings
 
-__all__ = ["board_named", "build_board", "check_timing", "identity"]
+__all__ = ["board_named", "build_board", "check_timing", "identity", "write_design"]
 
 _VIVADO_MET = "All user specified timing constraints are met"
 _PRODUCTS = {"ecp5": "top.bit", "ice40": "top.bin", "gowin": "top.fs", "series7": "top.bit"}
@@ -36,15 +36,21 @@ def board_named(name: str) -> Board:
 
 
 def identity(board: Board, config: Config) -> int:
-    """64 bits over sources, configuration, board and tools."""
-    from systolith import hw
+    """64 bits over the design and its constraints, the tools' commands and their versions.
 
+    Comments and other boards' sources are not in it, so that they do not change a placement either:
+    the identity is a constant in the netlist.
+    """
+    platform, files = _design(board, config, 0)
     digest = hashlib.sha256()
-    for folder in (Path(hw.__file__).parent, Path(__file__).parent):
-        for path in sorted(folder.rglob("*.py")):
-            digest.update(path.relative_to(folder).as_posix().encode())
-            digest.update(path.read_bytes())
+    for name in sorted(files):
+        if not name.startswith("build_"):  # scripts of the platform, which are not used
+            content = files[name]
+            digest.update(name.encode() + b"\0")
+            digest.update(content if isinstance(content, bytes) else content.encode())
     parts = {"board": board.name, "config": config.to_dict(), "version": VERSION,
+             "commands": [[Path(step.command[0]).name, *step.command[1:]]
+                          for step in flow.steps(board, platform)],
              "tools": flow.tool_versions(board.family, usb=board.baud is None)}
     digest.update(json.dumps(parts, sort_keys=True).encode())
     return int.from_bytes(digest.digest()[:8], "big")
@@ -62,6 +68,7 @@ def build_board(board: Board, config: Config | None = None, *, folder: Path,
     Raises `BuildError` when a tool fails, and `ConfigError` when the board cannot have `config`.
     """
     config = board.config if config is None else config
+    progress(f"{board.name}: elaborating")
     name = identity(board, config)
     result_file = folder / "result.json"
     found = _finished(result_file, name)
@@ -70,8 +77,7 @@ def build_board(board: Board, config: Config | None = None, *, folder: Path,
     started = time.monotonic()
     shutil.rmtree(folder, ignore_errors=True)
     folder.mkdir(parents=True)
-    progress(f"{board.name}: elaborating")
-    platform = _elaborate(board, config, name, folder)
+    platform = write_design(board, config, name, folder)
     steps, found = flow.steps(board, platform), None
     for step in steps:
         progress(f"{board.name}: {step.name}")
@@ -101,7 +107,7 @@ def _finished(result_file: Path, name: int) -> dict[str, Any] | None:
     """The result of an earlier build of the same, if its bitstream is untouched."""
     try:
         result = json.loads(result_file.read_text())
-        untouched = (result["identity"] == f"{name:016x}"
+        untouched = (result["identity", "write_design"] == f"{name:016x}"
                      and result["bitstream_sha256"] == _sha256(Path(result["bitstream"])))
     except (OSError, ValueError, KeyError, TypeError):
         return None
@@ -112,8 +118,17 @@ def _sha256(path: Path) -> str:
     return hashlib.sha256(path.read_bytes()).hexdigest()
 
 
-def _elaborate(board: Board, config: Config, name: int, folder: Path) -> Any:
-    """Write the design and the board's constraints into `folder`. Returns the platform."""
+def write_design(board: Board, config: Config, name: int, folder: Path) -> Any:
+    """Write the design with the identity `name`, and the board's constraints, into `folder`.
+    Returns the platform."""
+    platform, files = _design(board, config, name)
+    for file, content in files.items():
+        (folder / file).write_bytes(content if isinstance(content, bytes) else content.encode())
+    return platform
+
+
+def _design(board: Board, config: Config, name: int) -> tuple[Any, dict[str, str | bytes]]:
+    """The platform, and the files that it leaves for the tools."""
     try:
         from systolith.hw.multiplier import MultiplierBudget
 
@@ -126,10 +141,10 @@ def _elaborate(board: Board, config: Config, name: int, folder: Path) -> Any:
         platform.multipliers = MultiplierBudget(board.family, board.multipliers, config)
     plan = platform.build(BoardTop(board, config, build=name), name="top", do_build=False,
                           emit_src=False)
-    if "top.il" in plan.files:
-        plan.files["top.il"] = flow.without_collisions(plan.files["top.il"])
-    plan.extract(folder)
-    return platform
+    files = dict(plan.files)
+    if "top.il" in files:
+        files["top.il"] = flow.without_collisions(files["top.il"])
+    return platform, files
 
 
 def _report(board: Board, config: Config, folder: Path, *, built: bool) -> dict[str, Any]:

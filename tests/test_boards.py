@@ -84,12 +84,24 @@ def test_an_unknown_board_is_named():
 
 
 def test_identity_follows_configuration_and_board():
-    board = next(iter(BOARDS.values()))
-    names = {identity(board, board.config), identity(board, board.config.replace(timestamps=32)),
-             identity(board, board.config.replace(clock_mhz=80.0)),
-             *(identity(other, board.config) for other in BOARDS.values())}
-    assert len(names) == 2 + len(BOARDS)
-    assert identity(board, board.config) == identity(board, board.config)
+    board = BOARDS["orangecrab-25f"]
+    config = PRESETS["tiny"].replace(memory_size=1 << 14, clock_mhz=24.0)
+    names = {identity(board, config), identity(board, config.replace(timestamps=32)),
+             identity(board, config.replace(clock_mhz=48.0)),
+             identity(BOARDS["orangecrab-85f"], config)}
+    assert len(names) == 4
+    assert identity(board, config) in names
+
+
+def test_identity_is_the_design_not_its_sources(tmp_path, monkeypatch):
+    board, config = BOARDS["ulx3s-12f"], PRESETS["ulx3s-12f"]
+    files = {"top.il": "design", "top.lpf": b"pins", "build_top.sh": "not used"}
+    monkeypatch.setattr(board_build, "_design", lambda *args: (board.platform(), files))
+    first = identity(board, config)
+    files["build_top.sh"] = "another script"
+    assert identity(board, config) == first
+    files["top.lpf"] = b"other pins"
+    assert identity(board, config) != first
 
 
 def test_a_reset_ends_once_and_for_all():

@@ -95,7 +95,7 @@ def elaborated(tmp_path_factory):
     """Folder of the Tang Nano 20K's design as the tools read it, and its platform."""
     board = BOARDS["tang-nano-20k"]
     folder = tmp_path_factory.mktemp("tang")
-    return folder, board_build._elaborate(board, board.config, 1, folder)
+    return folder, board_build.write_design(board, board.config, 1, folder)
 
 
 def test_pins_are_those_of_the_board(elaborated):

@@ -123,7 +123,7 @@ def test_usb_needs_its_oscillator():
 def test_orangecrab_elaborates_with_its_pins_and_clocks(size, tmp_path):
     board = BOARDS[f"orangecrab-{size}"]
     config = PRESETS["tiny"].replace(memory_size=1 << 14, clock_mhz=board.config.clock_mhz)
-    platform = board_build._elaborate(board, config, 1, tmp_path)
+    platform = board_build.write_design(board, config, 1, tmp_path)
     constraints = (tmp_path / "top.lpf").read_text()
     for pin, port in (("N1", "usb_0__d_p__io"), ("M2", "usb_0__d_n__io"),
                       ("N2", "usb_0__pullup__io"), ("A9", "clk_0__io")):
