@@ -11,7 +11,10 @@ from typing import Any
 
 from systolith.errors import BuildError
 from systolith.hw.config import Config
+from systolith.hw.head import count_bits
+from systolith.hw.isa import WAIT_BITS
 from systolith.hw.multiplier import MultiplierBudget, demand
+from systolith.hw.scratchpad import read_groups
 
 from .board import Board
 
@@ -103,20 +106,23 @@ def _parts(board: Board, config: Config) -> Iterator[tuple[float, float]]:
     """Look-up tables and flip-flops of each part, all products in multipliers."""
     rows, columns, lanes, beat = (config.rows, config.columns, config.lanes,
                                   config.memory_bytes_per_beat)
-    yield 4230, 3650 + 20 * rows                                      # fetch, sequencer, counters
-    yield 1680 + 25 * beat + 70 * rows, 650 + 23 * beat + 10 * rows   # endpoint of the link
+    missing = WAIT_BITS - count_bits(config)
+    yield 2900 - 43 * missing, 2870 + 16 * rows - 33 * missing        # fetch, sequencer, counters
+    ahead = rows - 4 if rows * columns >= 64 else 0                   # the link's reads
+    yield 1960 + 25 * beat + 70 * ahead, 690 + 23 * beat + 10 * ahead  # endpoint of the link
     yield 375 + 12 * beat, 350 + 11 * beat                            # arbiter
-    yield 1160 + 20 * beat + 70 * rows, 790 + 25 * beat + 37 * rows   # LOAD
-    yield 580 + 5 * beat + 56 * rows, 500 + 17 * beat + 31 * rows     # STORE
-    yield 340 + 43 * rows * config.scratchpad_banks, 40 + 114 * rows  # scratchpad's crossbar
-    yield 650, 690                                                    # the array's engine
+    yield 1020 + 20 * beat + 62 * rows, 790 + 25 * beat + 37 * rows   # LOAD
+    yield 560 + 5 * beat + 54 * rows, 500 + 17 * beat + 33 * rows     # STORE
+    ways = len(read_groups(config))                                   # scratchpad's crossbar
+    yield 340 + (5 + 7.6 * ways) * rows * config.scratchpad_banks, 40 + 23 * ways * rows
+    yield 550, 690                                                    # the array's engine
     yield 16 * rows * columns, 31 * rows * columns                    # its cells
-    yield 167 * columns, 168 * columns                                # its accumulators
+    yield 167 * columns, 136 * columns + 32 * lanes                   # its accumulators
     if config.vector_taps:
-        yield 640, 700
-        yield 283 * rows, 166 * rows                                  # accumulators
-        yield (18 + 87 * config.vector_taps) * rows, (18 + 23 * config.vector_taps) * rows
-    yield 800 + 55 * rows + 200 * lanes, 1040 + 10 * rows + 125 * lanes   # POST
+        yield 560, 700
+        yield 270 * rows, 134 * rows + 32 * lanes                     # accumulators
+        yield (18 + 80 * config.vector_taps) * rows, (18 + 23 * config.vector_taps) * rows
+    yield 760 + 15 * rows + 200 * lanes, 1040 + 10 * rows + 125 * lanes   # POST
     yield 810 * lanes, 447 * lanes                                    # requantizers
     if config.residual:
         yield 380 * lanes, 118 * lanes
