@@ -11,6 +11,7 @@ from .isa import ErrorCode, Queue
 from .link.endpoint import Endpoint
 from .ports import MemoryReadSignature, memory_write_signature
 from .protocol import Counter
+from .sequential.core import SequentialCoreWithScratchpad
 
 __all__ = ["DirectSignature", "SoC"]
 
@@ -77,7 +78,7 @@ class SoC(wiring.Component):
 
     def elaborate(self, platform):
         m = Module()
-        m.submodules.core = core = Core(self._config)
+        m.submodules.core = core = self._core()
         m.submodules.endpoint = endpoint = Endpoint(self._config, build=self._build)
         connect(m, flipped(self.rx), endpoint.rx)
         connect(m, endpoint.tx, flipped(self.tx))
@@ -90,6 +91,11 @@ class SoC(wiring.Component):
         else:
             connect(m, endpoint.control, core.control)
         return m
+
+    def _core(self):
+        if self._config.sequential:
+            return SequentialCoreWithScratchpad(self._config)
+        return Core(self._config)
 
     def _connect_direct(self, m, core, link):
         control, direct = core.control, self.direct
