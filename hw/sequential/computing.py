@@ -10,7 +10,6 @@ __all__ = ["computing"]
 
 _COLUMNS = 4
 _COLUMN = 1 << 24  # of `Output.BOUNDS`
-_DRAIN = 6         # cycles from the end of a pass, seen by the program, to its last address check
 
 
 def computing(a: Routines) -> None:
@@ -18,7 +17,6 @@ def computing(a: Routines) -> None:
     _array(a)
     _post(a)
     _operand(a)
-    _channel(a)
 
 
 
@@ -61,30 +59,38 @@ def _array(a: Routines) -> None:
     a.output(Output.STEP_1)
     a.give(Output.RUN, Mode.ARRAY)
     # While it runs: how does it go on?
-    for k in (2, 3, 4):
+    a.load("left 2")
+    a.subtract(a.constant(1))
+    a.store("left 2")
+    a.jump("array outer", Cond.ZERO)
+    a.label("array walks")
+    a.input(Input.STATUS)
+    a.jump("array walks", Cond.NEGATIVE)
+    a.give(Output.STEP_1, "step 2")
+    a.output(Output.JUMP)
+    a.load("step 1")
+    a.jump("array pass")
+
+    a.label("array outer")
+    a.copy("left 2", "count 2")
+    for k in (3, 4):
         a.load(f"left {k}")
         a.subtract(a.constant(1))
         a.store(f"left {k}")
         a.jump(f"array step {k}", Cond.NOT_ZERO)
         a.copy(f"left {k}", f"count {k}")
-    a.wait_here()
-    for _ in range(_DRAIN):
-        a.simple(Op.NOTHING)
-    a.status(Status.FAULT)
-    a.jump("retire", Cond.ZERO)
-    a.jump("address error")
-    for k in (3, 4, 2):
-        a.label(f"array step {k}")
-        a.load(f"step {k}")
-        if k != 2:
-            a.jump("array next")
+    # What is wrong with the last pixels shows when they have come to the accumulators.
+    a.wait()
+    a.wait()
+    a.jump("retire")
+    a.label("array step 3")
+    a.load("step 3")
+    a.jump("array next")
+    a.label("array step 4")
+    a.load("step 4")
     a.label("array next")
     a.store("step")
-    a.increase("weight", a.constant(4))
-    a.load(a.constant(a.config.weight_words - 4))
-    a.subtract("weight")
-    a.jump("address error", Cond.NO_CARRY)
-    a.wait_here()
+    a.wait()
     a.give(Output.STEP_1, "step")
     a.output(Output.JUMP)
     a.load("step 1")
@@ -125,7 +131,7 @@ def _post(a: Routines) -> None:
     _accumulator(a, op)
 
     a.label("post column")
-    a.call("channel")
+    _channel(a)
     a.load("bias")
     a.add(a.constant(DIGITS))
     a.output(Output.BIAS)
@@ -172,10 +178,9 @@ def _post(a: Routines) -> None:
 
 
 def _channel(a: Routines) -> None:
-    """Subroutine "channel": bias, multiplier and shift of the next record, and its column."""
+    """Bias, multiplier and shift of the next record, and its column."""
     fields = {item.name: item.offset for item in PARAMETER_FIELDS}
     assert (fields["bias"], fields["multiplier"], fields["shift"]) == (0, 64, 88)
-    a.label("channel")
     a.load("record")
     a.simple(Op.INDEX)
     a.add(a.constant(4))
@@ -189,7 +194,6 @@ def _channel(a: Routines) -> None:
     a.give(Output.BOUNDS, "bounds")
     a.add(a.constant(_COLUMN))
     a.store("bounds")
-    a.simple(Op.RETURN)
 
 
 def _digits(a: Routines) -> None:
@@ -232,7 +236,7 @@ def _operand(a: Routines) -> None:
     a.fields(op, operand="operand_a", operand0="operand_a_step_0", operand1="operand_a_step_1")
     a.set("column", 0)
     a.label("operand column")
-    a.call("channel")
+    _channel(a)
     a.copy("from", "operand")
     a.copy("to", "target")
     a.copy("left 2", "count1")

@@ -70,7 +70,7 @@ def _start(a: Routines) -> None:
         a.store(a.at(queue, Block.NEXT))
     a.value(0)
     for queue in Queue:
-        for word in (Block.COUNT, Block.STATE, Block.ACTIVE):
+        for word in (Block.COUNT, Block.STATE):
             a.store(a.at(queue, word))
 
 
@@ -92,8 +92,6 @@ def _queues(a: Routines) -> None:
         a.load(a.at(queue, Block.COUNT))
         a.subtract(a.of(Block.WAIT + queue))
         a.jump("next", Cond.NO_CARRY)
-    a.input(Input.CYCLES)
-    a.store("began")
     a.load(a.of(Block.EXECUTE))
     a.simple(Op.GOTO)
 
@@ -134,15 +132,9 @@ def _fetch(a: Routines) -> None:
     a.memory(Op.OR, a.constant(Target.DATA << 16))
     a.output(Output.TARGET)
     a.give(Output.MOVE, INSTRUCTION_BYTES)
-    # One instruction does not take long: an alarm may wait.
     a.label("fetching")
     a.input(Input.STATUS)
     a.jump("fetching", Cond.NEGATIVE)
-    a.mask(1 << Status.ALARM)
-    a.jump("fetched", Cond.ZERO)
-    a.output(Output.QUIET)
-    a.jump("fetching")
-    a.label("fetched")
     a.simple(Op.RETURN)
 
 
@@ -223,23 +215,14 @@ def _retire(a: Routines) -> None:
     a.increase(a.of(Block.NEXT), a.constant(INSTRUCTION_BYTES))
     a.increase(a.of(Block.COUNT), a.constant(1))
     a.store("progress")
-    a.input(Input.CYCLES)
-    a.store("last")
-    a.subtract("began")
-    a.add(a.of(Block.ACTIVE))
-    a.store(a.of(Block.ACTIVE))
-    # ACTIVE, WAIT, STALL and RETIRED of the queue follow each other.
+    # Each queue has four counters.
     a.load("block")
     a.shift_right(3)
-    a.add(a.constant(LOG_COUNTERS + Counter.LOAD_ACTIVE))
+    a.add(a.constant(LOG_COUNTERS + Counter.LOAD_RETIRED))
     a.output(Output.LOG_PLACE)
-    a.load(a.of(Block.ACTIVE))
-    a.output(Output.LOG)
-    a.value(0)
-    a.output(Output.LOG)
-    a.output(Output.LOG)
-    a.load(a.of(Block.COUNT))
-    a.output(Output.LOG)
+    a.give(Output.LOG, "progress")
+    a.input(Input.CYCLES)
+    a.store("last")
     a.load(a.of(Block.MARK))
     a.jump("unmarked", Cond.ZERO)
     a.load("timestamps")
@@ -259,12 +242,14 @@ def _retire(a: Routines) -> None:
 
 def _errors(a: Routines) -> None:
     a.label("wait")
+    a.status(Status.ALARM)
+    a.jump("alarm", Cond.NOT_ZERO)
     a.input(Input.STATUS)
     a.jump("wait", Cond.NEGATIVE)
-    a.mask(1 << Status.ALARM | 1 << Status.FAULT)
-    a.jump("waited", Cond.ZERO)
-    a.status(Status.FAULT)
+    a.mask(1 << Status.FAULT)
     a.jump("address error", Cond.NOT_ZERO)
+    a.simple(Op.RETURN)
+    a.label("alarm")
     a.status(Status.CANCEL)
     a.jump("cancelled", Cond.NOT_ZERO)
     a.output(Output.QUIET)
@@ -276,8 +261,6 @@ def _errors(a: Routines) -> None:
     a.subtract("limit")
     a.jump("wait", Cond.NO_CARRY)
     a.jump("watchdog")
-    a.label("waited")
-    a.simple(Op.RETURN)
 
     for label, code in (("address error", ErrorCode.ADDRESS), ("length error", ErrorCode.LENGTH),
                         ("decode error", ErrorCode.DECODE), ("deadlock", ErrorCode.DEADLOCK),
@@ -298,11 +281,8 @@ def _errors(a: Routines) -> None:
     a.output(Output.ERROR_ADDRESS)
     a.output(Output.STOP)
     a.label("drain")
-    a.output(Output.QUIET)
     a.input(Input.STATUS)
     a.jump("drain", Cond.NEGATIVE)
-    a.mask(1 << Status.ALARM)
-    a.jump("drain", Cond.NOT_ZERO)
     a.jump("over")
 
 

@@ -5,8 +5,7 @@ One instruction runs at a time. A small processor (`processor.py`) with a fixed 
 inner ones are walked by the engine (array and post-processor) and the mover.
 
 What differs from the parallel core, for those who look at it from outside:
-- of the counters, CYCLES, ACTIVE and RETIRED count; ACTIVE is an instruction's whole time, the
-  others stay 0, and all but CYCLES stand still between two retirements;
+- of the counters only CYCLES and RETIRED count, the others stay 0;
 - timestamps have no active cycles (0);
 - the watchdog and CANCEL are looked at every `ALARM_CYCLES` cycles at the latest.
 """
@@ -103,7 +102,7 @@ class SequentialCore(wiring.Component):
             with m.If(control.start.valid):
                 m.d.sync += [idle.eq(0), start.eq(control.start.payload), cycles.eq(0)]
 
-        busy = (engine.busy | mover.busy) & ~alarm
+        busy = engine.busy | mover.busy
         status = {Status.ALARM: alarm, Status.FAULT: engine.fault, Status.STOPPED: engine.stopped,
                   Status.CANCEL: cancel, Status.UNFINISHED: engine.unfinished,
                   Status.STARTED: ~idle, Status.BUSY: busy}

@@ -81,6 +81,7 @@ class Engine(wiring.Component):
         self._walking = walking = Signal()            # the nest gives an address in this cycle
         self._running = running
         self._post_issue = Signal()
+        self._no_weight = Signal()                    # where the next one is looked for
         self._adding = Signal()                       # to the accumulators, in this cycle
         self._finishing = Signal()                    # post-processed values are on their way
         self._outside = outside = (nest.address >> (config.scratchpad_words - 1).bit_length()).any()
@@ -106,23 +107,29 @@ class Engine(wiring.Component):
         self._result_data = Signal(8)
         by_hand = written(Output.RESULT)
         post = self._post_valid
+        filling = Signal()
+        accesses = Signal()
         m.d.comb += [
             result.eq(by_hand | post),
-            self._result_data.eq(Mux(by_hand, self.value, self._requantizer.result)),
-            self.scratchpad.enable.eq((walking & (mode == Mode.ARRAY)) | result | jumped),
+            filling.eq(walking & (mode == Mode.FILL)),
+            accesses.eq(result | (walking & (mode != Mode.CLEAR))),
+            self._result_data.eq(Mux(by_hand, self.value, Mux(
+                post, self._requantizer.result, self._zero))),
+            self.scratchpad.enable.eq(accesses | jumped),
             self.scratchpad.address.eq(nest.address),
             self.scratchpad.data.eq(Cat(self._result_data for _ in range(_ROWS))),
-            self.scratchpad.mask.eq(Mux(result & ~outside, 1 << self._column, 0)),
+            self.scratchpad.mask.eq(Mux(outside, 0, filling.replicate(_ROWS)
+                                        | Mux(result, 1 << self._column, 0))),
             nest.step.eq(walking | result),
         ]
         wrong = Signal()
         m.d.comb += [
-            wrong.eq((outside & (result | (walking & (mode == Mode.ARRAY))))
-                     | (result & base[-1]) | (self._adding & self._target[-1])),
+            wrong.eq((outside & accesses) | (result & base[-1]) | (self._adding & self._target[-1])
+                     | self._no_weight),
             nest.stop.eq(wrong | written(Output.STOP)),
         ]
         with m.If(wrong):
-            m.d.sync += [self.fault.eq(1), running.eq(0)]
+            m.d.sync += [self.fault.eq(1), running.eq(0), loading.eq(0)]
         with m.If(written(Output.ADDRESS)):
             m.d.sync += self.fault.eq(0)
         with m.If(written(Output.STOP)):
@@ -138,12 +145,13 @@ class Engine(wiring.Component):
         products = self._products
         m.d.comb += [write.addr.eq(self.weight.address), write.data.eq(self.weight.data),
                      write.en.eq(self.weight.enable)]
-        word = Signal(range(config.weight_words))
+        word = Signal(range(2 * config.weight_words))
         row = Signal(range(_ROWS))
         fetched = Signal()
         by_hand = self._written(Output.ROW)
         m.d.comb += [
             read.addr.eq(word),
+            self._no_weight.eq(loading & word[-1]),
             products.weights.eq(Mux(fetched, read.data, self.value)),
         ]
         m.d.sync += fetched.eq(loading)
@@ -166,7 +174,7 @@ class Engine(wiring.Component):
         nest, mode = self._nest, self._mode
         walking = self._walking
         array, clear = mode == Mode.ARRAY, mode == Mode.CLEAR
-        m.d.comb += walking.eq(self._running & nest.active & ~mode[1])
+        m.d.comb += walking.eq(self._running & nest.active & (mode != Mode.POST))
         with m.If(walking & nest.last):
             m.d.sync += self._running.eq(0)
 
@@ -211,7 +219,9 @@ class Engine(wiring.Component):
             m.d.sync += shift.eq(self.value)
         with m.If(self._written(Output.BIAS)):
             m.d.sync += bias.eq(self.value)
-        zero, low, high = Signal(8), Signal(8), Signal(8)
+        self._zero = zero = Signal(8)
+        low, high = Signal(8), Signal(8)
+        posts = self._mode == Mode.POST
         with m.If(self._written(Output.BOUNDS)):
             m.d.sync += Cat(zero, low, high, column).eq(self.value)
         m.d.comb += [requantizer.shift.eq(shift), requantizer.sums.eq(self._products.sums),
@@ -221,7 +231,7 @@ class Engine(wiring.Component):
         there, summed = Signal(), Signal()  # the word from the accumulators; the value
         large, stopping = Signal(), Signal()
         m.d.comb += [
-            self._post_issue.eq(self._running & nest.active & self._mode[1] & ~stopping),
+            self._post_issue.eq(self._running & nest.active & posts & ~stopping),
             # 22 bits and sign, moved by DIGITS.
             large.eq(shift[4] | value[24:].any() | (value[22] == value[23])),
             stopping.eq(summed & large),
@@ -238,7 +248,7 @@ class Engine(wiring.Component):
         # Digits, activations; the third one twice as much again in the fourth row.
         digits = [Cat(value[8 * k:8 * k + 7], ~value[8 * k + 7]) for k in range(3)]
         m.d.comb += self._products.activations.eq(Mux(
-            self._mode[1], Cat(*digits, 0, digits[2][:7]), self.scratchpad.read))
+            posts, Cat(*digits, 0, digits[2][:7]), self.scratchpad.read))
 
         moving = summed & ~large
         stages = []
@@ -250,7 +260,7 @@ class Engine(wiring.Component):
         self._post_valid = Signal()
         m.d.comb += [
             self._post_valid.eq(moving & nest.active),
-            self._finishing.eq(Cat(there, summed, *stages).any() & nest.active & self._mode[1]),
+            self._finishing.eq(Cat(there, summed, *stages).any() & nest.active & posts),
         ]
-        with m.If(self._mode[1] & ~nest.active & ~self._written(Output.RUN)):
+        with m.If(posts & ~nest.active & ~self._written(Output.RUN)):
             m.d.sync += self._running.eq(0)

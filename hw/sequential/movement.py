@@ -3,7 +3,7 @@
 from ..isa import LoadTarget, Opcode
 from .assembler import Cond, Op
 from .mover import MOST
-from .ports import PARAMETERS, Output, Target
+from .ports import PARAMETERS, Mode, Output, Target
 from .routines import ADDRESS_MASK, Routines
 
 __all__ = ["movement"]
@@ -22,7 +22,6 @@ def movement(a: Routines) -> None:
     _store(a)
     _fill(a)
     _rows(a)
-    _move(a)
 
 
 def _load(a: Routines) -> None:
@@ -87,33 +86,34 @@ def _store(a: Routines) -> None:
 
 
 def _fill(a: Routines) -> None:
+    """A plane is two loops, as the engine has them."""
     op = Opcode.FILL
     a.label("fill")
-    a.counts(op, words="words", rows="rows", planes="planes")
-    a.fields(op, place="destination", place_row="row_step", place_plane="plane_step", fill="value")
-    a.set("size", a.config.scratchpad_words)
-    a.set("kind", Target.SCRATCHPAD << 16)
-    a.set("wrap", ADDRESS_MASK)
-    # The word is made before it is written anywhere.
-    a.give(Output.TARGET, Target.MAIN << 16)
-    a.load("fill")
-    for _ in range(_WORD_BYTES):
-        a.output(Output.PUSH)
-    a.address_of("fill row")
-    a.jump("rows begin")
-
-    a.label("fill row")
-    a.load("words")
-    a.label("fill word")
-    a.output(Output.AGAIN)
-    a.subtract(a.constant(1))
-    a.jump("fill word", Cond.NOT_ZERO)
+    for name, port in (("words", Output.COUNT_0), ("rows", Output.COUNT_1)):
+        a.counts(op, left=name)
+        a.output(port)
+    a.counts(op, planes="planes")
+    a.output(Output.ADDRESS)
+    a.field(op, "destination", mask=False)
+    a.output(Output.STEP_1)
+    a.output(Output.JUMP)
+    a.give(Output.STEP_0, 1)
+    a.field(op, "value", mask=False)
+    a.output(Output.BOUNDS)
+    a.label("fill plane")
+    a.field(op, "row_step", mask=False)
+    a.output(Output.STEP_1)
+    a.give(Output.RUN, Mode.FILL)
     a.wait()
-    a.jump("row end")
+    a.field(op, "plane_step", mask=False)
+    a.output(Output.STEP_1)
+    a.output(Output.JUMP)
+    a.count_down("planes", "fill plane")
+    a.jump("retire")
 
 
 def _rows(a: Routines) -> None:
-    """The two outer loops of all three. What a row does is at address `action`."""
+    """The two outer loops of LOAD and STORE."""
     a.label("rows")
     a.value(0)
     a.subtract("row")
@@ -124,17 +124,13 @@ def _rows(a: Routines) -> None:
     a.add(a.constant(_WORD_BYTES - 1))
     a.shift_right(2)
     a.store("words")
-    a.address_of("move row")
-    a.label("rows begin")
-    a.store("action")
     a.copy("rows left", "rows")
     a.label("row")
     a.inside("place", "words", "size")
     a.load("place")
     a.add("kind")
     a.output(Output.TARGET)
-    a.load("action")
-    a.simple(Op.GOTO)
+    _move(a)
 
     a.label("row end")
     # From the last word of a row.
@@ -166,7 +162,6 @@ def _advance(a: Routines, step: str) -> None:
 
 def _move(a: Routines) -> None:
     """A row of `chunks` pieces of `bytes`, and what its last word lacks."""
-    a.label("move row")
     a.copy("chunks left", "chunks")
     a.label("chunk")
     a.inside("source", "bytes", a.config.memory_size)
@@ -200,4 +195,3 @@ def _move(a: Routines) -> None:
     a.label("pad byte")
     a.give(Output.PUSH, "fill")
     a.count_down("left", "pad byte")
-    a.jump("row end")

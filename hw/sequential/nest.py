@@ -9,7 +9,7 @@ from .ports import Output
 __all__ = ["ADDRESS_BITS", "COUNT_BITS", "Nest"]
 
 ADDRESS_BITS = 20
-COUNT_BITS = 12
+COUNT_BITS = 16
 
 
 class Nest(wiring.Component):

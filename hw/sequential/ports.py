@@ -78,6 +78,7 @@ class Mode(IntEnum):
 
     ARRAY = 0  # a pass of weights from `Output.WEIGHT` on
     CLEAR = 1  # zeros to accumulators
+    FILL = 3   # the lowest byte of `Output.BOUNDS` to whole scratchpad words
     POST = 2   # values of a column, from where it stopped or from the nest's first address on
 
 
@@ -90,7 +91,7 @@ class Status(IntEnum):
     CANCEL = 3
     UNFINISHED = 4 # of the nest
     STARTED = 5
-    BUSY = 31      # and no alarm
+    BUSY = 31      # engine or mover
 
 
 class Target(IntEnum):

@@ -24,8 +24,7 @@ class Block:
     WAIT = 19     # five thresholds
     EXECUTE = 24  # where the program for the instruction is
     MARK = 25
-    ACTIVE = 26   # cycles
-    FREE = 27
+    FREE = 26
 
 
 class Routines(Assembler):
@@ -144,18 +143,6 @@ class Routines(Assembler):
     def wait(self) -> None:
         """Until engine and mover are done; look whether the run has to stop. In every loop."""
         self.call("wait")
-
-    def wait_here(self) -> None:
-        """The same without the cycles that a call takes."""
-        again = self.fresh()
-        done = self.fresh()
-        self.label(again)
-        self.input(Input.STATUS)
-        self.jump(again, Cond.NEGATIVE)
-        self.mask(1 << Status.ALARM | 1 << Status.FAULT)
-        self.jump(done, Cond.ZERO)
-        self.call("wait")
-        self.label(done)
 
     def give(self, port: Output, value: "int | str") -> None:
         """A variable, or a constant, to a port."""
