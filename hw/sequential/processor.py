@@ -50,14 +50,12 @@ class Processor(wiring.Component):
 
     def elaborate(self, platform):
         m = Module()
-        depth = 1 << (len(self._code) - 1).bit_length()
-        m.submodules.code = code = Memory(shape=_WORD.size, depth=depth, init=self._code)
         m.submodules.data = memory = Memory(shape=32, depth=DATA_WORDS, init=self._data)
-        fetch, read, write = code.read_port(), memory.read_port(), memory.write_port()
+        read, write = memory.read_port(), memory.write_port()
 
         following = Signal(range(CODE_WORDS))
         decoding, executing = Signal(), Signal()
-        decoded, now = _WORD(fetch.data), Signal(_WORD)
+        decoded, now = self._code_at(m, following), Signal(_WORD)
         index = Signal(OPERAND_BITS)
         back = Signal.like(following)
         accumulator = self.value
@@ -65,7 +63,6 @@ class Processor(wiring.Component):
         taken, goes = Signal(), Signal()
 
         m.d.comb += [
-            fetch.addr.eq(following),
             read.addr.eq(decoded.operand | (index & decoded.indexed.replicate(OPERAND_BITS))),
         ]
         m.d.sync += [
@@ -155,3 +152,20 @@ class Processor(wiring.Component):
             # Behind it, two instructions have been asked for already.
             m.d.sync += back.eq(following - 1)
         return m
+
+    def _code_at(self, m, address):
+        """The word at the address of the cycle before. What does not fit into a power of two lies
+        in a second memory, which takes less block RAM than one twice as large."""
+        half = 1 << (len(self._code) - 1).bit_length() - 1
+        parts = [self._code[:half], self._code[half:]]
+        words = []
+        for k, part in enumerate(parts):
+            depth = 1 << (len(part) - 1).bit_length()
+            m.submodules[f"code_{k}"] = code = Memory(
+                shape=_WORD.size, depth=depth, init=part)
+            port = code.read_port()
+            m.d.comb += port.addr.eq(address)
+            words.append(port.data)
+        second = Signal()
+        m.d.sync += second.eq(address[half.bit_length() - 1])
+        return _WORD(Mux(second, words[1], words[0]))
