@@ -17,48 +17,61 @@ def computing(a: Routines) -> None:
     _array(a)
     _post(a)
     _operand(a)
+    _channel(a)
 
 
 
 def _array(a: Routines) -> None:
     op = Opcode.ARRAY
     a.label("array")
-    for k in range(5):
+    for k, port in enumerate((Output.COUNT_0, Output.COUNT_1)):
         a.field(op, f"count_{k}")
         a.jump("length error", Cond.ZERO)
-        if k < 2:
-            a.output(Output.COUNT_0 if k == 0 else Output.COUNT_1)
-        else:
-            a.store(f"count {k}")
-            a.store(f"left {k}")
-    a.field(op, "step_0", mask=False)
-    a.output(Output.STEP_0)
-    for k in range(1, 5):
-        a.field(op, f"step_{k}", mask=False)
-        a.store(f"step {k}")
+        a.output(port)
     _accumulator(a, op)
     a.give(Output.ACCUMULATOR, "accumulator")
+    a.output(Output.ADDRESS)
+    a.field(op, "accumulate")
+    a.jump("array decode", Cond.NOT_ZERO)
+    a.give(Output.RUN, Mode.CLEAR)
+    a.label("array decode")
+    for k in range(2, 5):
+        a.field(op, f"count_{k}")
+        a.jump("length error", Cond.ZERO)
+        a.store(f"count {k}")
+        a.store(f"left {k}")
+    for k in range(5):
+        a.field(op, f"step_{k}", mask=False)
+        if k < 2:
+            a.output(Output.STEP_0 if k == 0 else Output.STEP_1)
+        else:
+            a.store(f"step {k}")
+    # A loop of one iteration is none: the innermost one is the quickest.
+    for _ in range(2):
+        done = a.fresh()
+        a.load("count 2")
+        a.subtract(a.constant(1))
+        a.jump(done, Cond.NOT_ZERO)
+        for k in (2, 3):
+            for name in ("count", "left", "step"):
+                a.copy(f"{name} {k}", f"{name} {k + 1}")
+        for name in ("count", "left"):
+            a.set(f"{name} 4", 1)
+        a.label(done)
     a.field(op, "weight")
     a.store("weight")
     a.output(Output.WEIGHT)
-    a.output(Output.ADDRESS)
-    a.field(op, "accumulate")
-    a.jump("array activation", Cond.NOT_ZERO)
-    a.give(Output.RUN, Mode.CLEAR)
     a.wait()
     a.label("array activation")
-    a.output(Output.ADDRESS)
-    a.field(op, "activation", mask=False)
-    a.output(Output.STEP_1)
-    a.output(Output.JUMP)
     a.load(a.constant(a.config.weight_words - 4))
     a.subtract("weight")
     a.jump("address error", Cond.NO_CARRY)
-    a.load("step 1")
-    a.label("array pass")
-    a.output(Output.STEP_1)
-    a.give(Output.RUN, Mode.ARRAY)
+    a.output(Output.ADDRESS)
+    a.field(op, "activation", mask=False)
+    a.label("array next")
+    a.output(Output.PASS)
     # While it runs: how does it go on?
+    a.label("array pass")
     a.load("left 2")
     a.subtract(a.constant(1))
     a.store("left 2")
@@ -66,9 +79,7 @@ def _array(a: Routines) -> None:
     a.label("array walks")
     a.input(Input.STATUS)
     a.jump("array walks", Cond.NEGATIVE)
-    a.give(Output.STEP_1, "step 2")
-    a.output(Output.JUMP)
-    a.load("step 1")
+    a.give(Output.PASS, "step 2")
     a.jump("array pass")
 
     a.label("array outer")
@@ -79,22 +90,16 @@ def _array(a: Routines) -> None:
         a.store(f"left {k}")
         a.jump(f"array step {k}", Cond.NOT_ZERO)
         a.copy(f"left {k}", f"count {k}")
+    a.call("ahead")
     # What is wrong with the last pixels shows when they have come to the accumulators.
     a.wait()
     a.wait()
-    a.jump("retire")
-    a.label("array step 3")
-    a.load("step 3")
-    a.jump("array next")
-    a.label("array step 4")
-    a.load("step 4")
-    a.label("array next")
-    a.store("step")
-    a.wait()
-    a.give(Output.STEP_1, "step")
-    a.output(Output.JUMP)
-    a.load("step 1")
-    a.jump("array pass")
+    a.jump("retire ahead")
+    for k in (3, 4):
+        a.label(f"array step {k}")
+        a.wait()
+        a.load(f"step {k}")
+        a.jump("array next")
 
 
 def _accumulator(a: Routines, op: Opcode) -> None:
@@ -128,43 +133,43 @@ def _post(a: Routines) -> None:
     a.memory(Op.XOR, a.constant(PostSource.SCRATCHPAD))
     a.jump("operand", Cond.ZERO)
     a.give(Output.STEP_0, "step0")
-    _accumulator(a, op)
-
-    a.label("post column")
-    _channel(a)
-    a.load("bias")
-    a.add(a.constant(DIGITS))
-    a.output(Output.BIAS)
-    a.output(Output.ADDRESS)
-    _digits(a)
-    a.load("shift")
-    a.subtract(a.constant(FastShift.LEAST))
-    a.jump("post slow", Cond.NO_CARRY)
-    a.store("place")
-    a.subtract(a.constant(FastShift.MOST + 1 - FastShift.LEAST))
-    a.jump("post slow", Cond.CARRY)
-    a.load("place")
-    a.jump("post shift")
-    a.label("post slow")
-    a.value(16)
-    a.label("post shift")
-    a.output(Output.SHIFT)
-    a.give(Output.STEP_1, "target")
-    a.output(Output.JUMP)
     a.give(Output.STEP_1, "step1")
-    a.give(Output.ACCUMULATOR, "accumulator")
+    _accumulator(a, op)
+    a.call("channel")
+    a.label("post column")
+    a.output(Output.ADDRESS)
+    for port, variable in ((Output.JUMP, "target"), (Output.ROW, "row 0"), (Output.ROW, "row 1"),
+                           (Output.ROW, "row 2"), (Output.ROW, "row 3"), (Output.BIAS, "offset"),
+                           (Output.SHIFT, "distance"), (Output.ACCUMULATOR, "accumulator")):
+        a.give(port, variable)
+    _column(a)
+    a.give(Output.RUN, Mode.POST)
+    # The next column, or the next instruction.
+    a.load("bounds")
+    a.subtract(a.constant(_COLUMNS * _COLUMN))
+    a.jump("post last", Cond.CARRY)
+    a.call("channel")
+    a.jump("post wait")
+    a.label("post last")
+    a.call("ahead")
+    a.jump("post wait")
     a.label("post run")
     a.give(Output.RUN, Mode.POST)
-    a.wait()
-    a.status(Status.STOPPED)
+    a.label("post wait")
+    a.input(Input.STATUS)
+    a.jump("post wait", Cond.NEGATIVE)
+    a.mask(1 << Status.ALARM | 1 << Status.FAULT | 1 << Status.STOPPED)
     a.jump("post stopped", Cond.NOT_ZERO)
     a.label("post next")
     a.load("bounds")
     a.subtract(a.constant(_COLUMNS * _COLUMN))
     a.jump("post column", Cond.NO_CARRY)
-    a.jump("retire")
+    a.jump("retire ahead")
 
     a.label("post stopped")
+    a.wait()
+    a.status(Status.STOPPED)
+    a.jump("post next", Cond.ZERO)
     a.input(Input.VALUE)
     a.subtract(a.constant(DIGITS))
     a.store("value")
@@ -177,23 +182,42 @@ def _post(a: Routines) -> None:
     a.jump("address error")
 
 
+def _column(a: Routines) -> None:
+    """To the next column, whose record "channel" has looked at."""
+    for current in ("bias", "multiplier", "shift"):
+        a.copy(current, f"next {current}")
+    a.give(Output.BOUNDS, "bounds")
+    a.add(a.constant(_COLUMN))
+    a.store("bounds")
+
+
 def _channel(a: Routines) -> None:
-    """Bias, multiplier and shift of the next record, and its column."""
+    """Subroutine "channel": what the next record means for the circuits."""
     fields = {item.name: item.offset for item in PARAMETER_FIELDS}
     assert (fields["bias"], fields["multiplier"], fields["shift"]) == (0, 64, 88)
+    a.label("channel")
     a.load("record")
     a.simple(Op.INDEX)
     a.add(a.constant(4))
     a.store("record")
     a.load(INDEXED | 0)
-    a.store("bias")
+    a.store("next bias")
+    a.add(a.constant(DIGITS))
+    a.store("offset")
     a.bits(INDEXED | 2, 0, 16)
-    a.store("multiplier")
+    a.store("next multiplier")
     a.bits(INDEXED | 2, 24, 6)
-    a.store("shift")
-    a.give(Output.BOUNDS, "bounds")
-    a.add(a.constant(_COLUMN))
-    a.store("bounds")
+    a.store("next shift")
+    a.subtract(a.constant(FastShift.LEAST))
+    a.store("distance")
+    a.jump("channel slow", Cond.NO_CARRY)
+    a.subtract(a.constant(FastShift.MOST + 1 - FastShift.LEAST))
+    a.jump("channel digits", Cond.NO_CARRY)
+    a.label("channel slow")
+    a.set("distance", 16)
+    a.label("channel digits")
+    _digits(a)
+    a.simple(Op.RETURN)
 
 
 def _digits(a: Routines) -> None:
@@ -203,7 +227,7 @@ def _digits(a: Routines) -> None:
     2 have the value's digits d0 to d2, and row 3 twice d2, so that the last column can have
     d2 (m1 + 2^8 m2).
     """
-    a.load("multiplier")
+    a.load("next multiplier")
     a.add(a.constant(0x80))
     a.memory(Op.XOR, a.constant(0x80))
     a.store("word")          # m1 m0, and perhaps a bit above
@@ -214,19 +238,18 @@ def _digits(a: Routines) -> None:
     a.store("word")
     a.shift_left("high", 16)
     a.memory(Op.OR, "word")
-    a.store("weights")       # 0 m2 m1 m0
-    a.output(Output.ROW)
-    a.shift_left("weights", 8)
-    a.output(Output.ROW)     # m2 m1 m0 0
+    a.store("row 0")         # 0 m2 m1 m0
+    a.shift_left("row 0", 8)
+    a.store("row 1")         # m2 m1 m0 0
     a.shift_left("high", 9)
     a.add("word")
     a.store("word")
     a.shift_left("word", 16)
-    a.output(Output.ROW)     # (m1 + 2 m2) m0 0 0
+    a.store("row 2")         # (m1 + 2 m2) m0 0 0
     a.value(0)
     a.subtract("high")
     a.mask(127 << 24)
-    a.output(Output.ROW)     # (127 m2) 0 0 0
+    a.store("row 3")         # (127 m2) 0 0 0
 
 
 def _operand(a: Routines) -> None:
@@ -236,7 +259,8 @@ def _operand(a: Routines) -> None:
     a.fields(op, operand="operand_a", operand0="operand_a_step_0", operand1="operand_a_step_1")
     a.set("column", 0)
     a.label("operand column")
-    _channel(a)
+    a.call("channel")
+    _column(a)
     a.copy("from", "operand")
     a.copy("to", "target")
     a.copy("left 2", "count1")

@@ -24,6 +24,9 @@ from .routines import BLOCK, Block, Routines
 
 __all__ = ["control"]
 
+_FETCHED = 2
+"""Of `Block.STATE`: the next instruction is in the block, and has not been looked at."""
+
 _HANDLERS = {Opcode.END: "end", Opcode.LOAD: "load", Opcode.FILL: "fill", Opcode.ARRAY: "array",
              Opcode.POST: "post", Opcode.STORE: "store"}
 
@@ -50,6 +53,8 @@ def _start(a: Routines) -> None:
     for variable in ("timestamps", "last", "queue", "block"):
         a.store(variable)
     a.output(Output.TIMESTAMPS)
+    a.input(Input.WATCHDOG)
+    a.store("limit")
     a.set("count", len(Counter))
     a.give(Output.LOG_PLACE, LOG_COUNTERS)
     a.label("clear counter")
@@ -84,9 +89,9 @@ def _queues(a: Routines) -> None:
     a.simple(Op.INDEX)
     a.load(a.of(Block.STATE))
     a.jump("next", Cond.NEGATIVE)
-    a.jump("there", Cond.NOT_ZERO)
-    a.call("fetch")
-    a.jump("decode")
+    a.jump("fetch next", Cond.ZERO)
+    a.subtract(a.constant(_FETCHED))
+    a.jump("decode", Cond.ZERO)
     a.label("there")
     for queue in Queue:
         a.load(a.at(queue, Block.COUNT))
@@ -119,7 +124,31 @@ def _queues(a: Routines) -> None:
 
 
 def _fetch(a: Routines) -> None:
-    """64 bytes of main memory into the current queue's block."""
+    """64 bytes of main memory into the current queue's block: at once, or ahead of their time.
+
+    The second is for handlers that have read all of their instruction, and write nothing to data
+    memory until they wait, as the mover would not be seen to do the same.
+    """
+    a.label("ahead")
+    a.set("ahead", 0)
+    a.load("block")
+    a.simple(Op.INDEX)
+    a.load(a.of(Block.NEXT))
+    a.add(a.constant(INSTRUCTION_BYTES))
+    a.output(Output.MAIN)
+    a.subtract(a.constant(a.config.memory_size - INSTRUCTION_BYTES + 1))
+    a.jump("not ahead", Cond.CARRY)
+    a.set("ahead", _FETCHED)
+    a.load("block")
+    a.memory(Op.OR, a.constant(Target.DATA << 16))
+    a.output(Output.TARGET)
+    a.give(Output.MOVE, INSTRUCTION_BYTES)
+    a.label("not ahead")
+    a.simple(Op.RETURN)
+
+    a.label("fetch next")
+    a.call("fetch")
+    a.jump("decode")
     a.label("fetch")
     a.load(a.of(Block.NEXT))
     a.output(Output.MAIN)
@@ -204,6 +233,9 @@ def _retire(a: Routines) -> None:
     a.label("end")
     a.load(a.constant(-1))
     a.jump("retire as")
+    a.label("retire ahead")
+    a.load("ahead")
+    a.jump("retire as")
     a.label("retire")
     a.value(0)
     a.label("retire as")
@@ -249,13 +281,13 @@ def _errors(a: Routines) -> None:
     a.mask(1 << Status.FAULT)
     a.jump("address error", Cond.NOT_ZERO)
     a.simple(Op.RETURN)
+    # The mover may be fetching ahead, so that nothing is stored before it is done.
     a.label("alarm")
     a.status(Status.CANCEL)
     a.jump("cancelled", Cond.NOT_ZERO)
     a.output(Output.QUIET)
-    a.input(Input.WATCHDOG)
+    a.load("limit")
     a.jump("wait", Cond.ZERO)
-    a.store("limit")
     a.input(Input.CYCLES)
     a.subtract("last")
     a.subtract("limit")

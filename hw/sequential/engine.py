@@ -2,8 +2,7 @@
 
 **Array.** A pass reads four weight words, a row each, and then a pixel a cycle. Sums are added to
 the accumulators; what is to be written instead is cleared before. Passes do not overlap, so that no
-accumulator is read before what was added to it is there; the program takes care of that by the time
-that it needs from the end of a pass to the next RUN.
+accumulator is read before what was added to it is there.
 
 **Post-processor.** It finishes one column of all pixels, then the next. The column's value plus
 bias is cut into digits, which take the place of activations; the rest is in `requantize`. A value
@@ -28,6 +27,9 @@ __all__ = ["Engine"]
 
 _COLUMNS = 4
 _ROWS = 4
+_SETTLING = 2
+"""Cycles behind a pass in which it is still busy. The program needs three more from then to the
+next PASS, and so all sums are in their place when the accumulators are walked again."""
 
 
 class Engine(wiring.Component):
@@ -82,15 +84,17 @@ class Engine(wiring.Component):
         self._running = running
         self._post_issue = Signal()
         self._no_weight = Signal()                    # where the next one is looked for
+        self._settling = []
         self._adding = Signal()                       # to the accumulators, in this cycle
         self._finishing = Signal()                    # post-processed values are on their way
         self._outside = outside = (nest.address >> (config.scratchpad_words - 1).bit_length()).any()
-        run = written(Output.RUN)
-        m.d.comb += self.busy.eq(loading | running | self._finishing)
+        next_pass = written(Output.PASS)
+        self._run = run = written(Output.RUN) | next_pass
+        started = Signal(2)
+        m.d.comb += started.eq(Mux(next_pass, Mode.ARRAY, self.value[:2]))
         with m.If(run):
-            m.d.sync += [mode.eq(self.value), self.stopped.eq(0),
-                         place.eq(base), loading.eq(self.value[:2] == Mode.ARRAY),
-                         running.eq(self.value[:2] != Mode.ARRAY)]
+            m.d.sync += [mode.eq(started), self.stopped.eq(0), place.eq(base),
+                         loading.eq(started == Mode.ARRAY), running.eq(started != Mode.ARRAY)]
         # Counts are taken anew unless values are still to be finished.
         m.d.comb += nest.begin.eq(run & ~nest.active)
         with m.If(written(Output.ACCUMULATOR)):
@@ -99,6 +103,9 @@ class Engine(wiring.Component):
         self._elaborate_weights(m, loading, running)
         self._elaborate_array(m)
         self._elaborate_post(m)
+
+        m.d.comb += self.busy.eq(
+            loading | running | self._finishing | Cat(self._settling).any())
 
         # The scratchpad ---------------------------------------------------------------------------
         result = Signal()  # to be written
@@ -184,6 +191,8 @@ class Engine(wiring.Component):
             following = Signal(name=f"moving_{stage}")
             m.d.sync += following.eq(moving)
             moving = following
+            if stage < _SETTLING:
+                self._settling.append(moving)
             if stage == PRODUCTS_LATENCY - 1:
                 reading = moving
         self._target = target = Signal(len(self._base))
@@ -203,7 +212,7 @@ class Engine(wiring.Component):
         ]
         with m.If(self._adding):
             m.d.sync += target.eq(target + 1)
-        with m.If(self._written(Output.RUN)):
+        with m.If(self._run):
             m.d.sync += target.eq(self._base)
         with m.If(reading | self._post_issue):
             m.d.sync += self._place.eq(self._place + 1)
@@ -262,5 +271,5 @@ class Engine(wiring.Component):
             self._post_valid.eq(moving & nest.active),
             self._finishing.eq(Cat(there, summed, *stages).any() & nest.active & posts),
         ]
-        with m.If(posts & ~nest.active & ~self._written(Output.RUN)):
+        with m.If(posts & ~nest.active & ~self._run):
             m.d.sync += self._running.eq(0)

@@ -14,7 +14,7 @@ COUNT_BITS = 16
 
 class Nest(wiring.Component):
     """Walks `COUNT_1` times `COUNT_0` addresses. Behind the last one the address stays, and JUMP
-    leads to the next pass.
+    or PASS leads to the next one.
 
     Members
     -------
@@ -49,12 +49,13 @@ class Nest(wiring.Component):
             with m.If(self.output & (self.port == port)):
                 m.d.sync += register.eq(self.value)
         m.d.comb += [
-            jump.eq(self.output & (self.port == Output.JUMP)),
+            jump.eq(self.output & ((self.port == Output.JUMP) | (self.port == Output.PASS))),
             self.last.eq(single[0] & single[1]),
         ]
         with m.If((self.step & ~self.last) | jump):
             m.d.sync += self.address.eq(
-                self.address + Mux(single[0] | jump, steps[1], steps[0]))
+                self.address + Mux(jump, self.value[:ADDRESS_BITS],
+                                   Mux(single[0], steps[1], steps[0])))
         with m.If(self.output & (self.port == Output.ADDRESS)):
             m.d.sync += self.address.eq(0)
         with m.If(self.step | self.begin):

@@ -42,7 +42,7 @@ class Output(IntEnum):
 
     # The nest: address, steps and counts of two loops, as many as a pass has.
     ADDRESS = 0     # address = 0
-    JUMP = 1        # address += step 1
+    JUMP = 1        # address += value
     STEP_0 = 2
     STEP_1 = 3
     COUNT_0 = 4
@@ -71,6 +71,7 @@ class Output(IntEnum):
     TIMESTAMPS = 25 # entries
     QUIET = 26      # the alarm is heard
     STOP = 27       # whatever engine and nest do
+    PASS = 28       # JUMP, and RUN of the next pass of the array
 
 
 class Mode(IntEnum):

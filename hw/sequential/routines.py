@@ -20,7 +20,7 @@ class Block:
 
     NEXT = 16     # byte address of the instruction
     COUNT = 17    # retired
-    STATE = 18    # 0: to be fetched, 1: there, negative: the queue has ended
+    STATE = 18    # 0: to be fetched, 1: there, 2: not looked at, negative: the queue has ended
     WAIT = 19     # five thresholds
     EXECUTE = 24  # where the program for the instruction is
     MARK = 25
@@ -153,7 +153,6 @@ class Routines(Assembler):
         self.output(port)
 
     def go_to(self, address: str) -> None:
-        """The nest's address becomes a variable's value; step 1 is lost."""
+        """The nest's address becomes a variable's value."""
         self.output(Output.ADDRESS)
-        self.give(Output.STEP_1, address)
-        self.output(Output.JUMP)
+        self.give(Output.JUMP, address)
