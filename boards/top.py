@@ -1,9 +1,9 @@
 """A board's top level: clocks and resets, the SoC, its main memory, and the link's line.
 
-Two clocks, but for an iCE40, where one does it all. The line's (`boards/line.py`) is the board's oscillator, so that bits on it are as exact
+Two clocks. The line's (`boards/line.py`) is the board's oscillator, so that bits on it are as exact
 as a crystal; the core's comes from the PLL and drives everything else. Bytes cross in asynchronous
 FIFOs, and nothing else does. The core leaves reset when the PLL has locked, and the link a while
-later, so that no byte meets a core in reset.
+later, so that no byte meets a core in reset. An iCE40 has one clock for both, from the PLL.
 """
 
 from amaranth import ClockDomain, DomainRenamer, Elaboratable, Module, Signal

@@ -24,6 +24,7 @@ from systolith.hw.isa import (
     Vector,
 )
 
+from . import sequential_cost
 from .conflicts import read_waits, row_words, write_waits
 
 __all__ = ["LATENCY", "Estimate", "estimate", "requests", "transfer_cycles", "work_cycles"]
@@ -173,7 +174,28 @@ def estimate(config: Config, lists: Mapping[Queue, Sequence[Instruction]], *,
     ValueError
         When the thresholds cannot all be met.
     """
+    if config.sequential:
+        return _sequential(config, lists)
     return _Model(config, lists, latency).run()
+
+
+def _sequential(config: Config, lists: Mapping[Queue, Sequence[Instruction]]) -> Estimate:
+    """The same for a core that does one instruction at a time."""
+    cycles = sequential_cost.START
+    beats = fetched = 0
+    marks = []
+    retired: dict[Queue, list[int]] = {queue: [] for queue in Queue}
+    work: dict[Queue, list[int]] = {queue: [] for queue in Queue}
+    for queue, instruction in sequential_cost.execution_order(lists):
+        taken = sequential_cost.instruction_cycles(instruction)
+        cycles += taken
+        retired[queue].append(cycles)
+        work[queue].append(taken)
+        fetched += INSTRUCTION_BYTES // config.memory_bytes_per_beat
+        beats += transfer_cycles(config, instruction)[0]
+        if instruction.mark:
+            marks.append(cycles)
+    return Estimate(cycles, tuple(marks), retired, work, beats + fetched, fetched)
 
 
 class _Model:

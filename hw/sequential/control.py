@@ -315,6 +315,7 @@ def _errors(a: Routines) -> None:
     a.label("drain")
     a.input(Input.STATUS)
     a.jump("drain", Cond.NEGATIVE)
+    a.output(Output.ADDRESS)  # no fault any more
     a.jump("over")
 
 

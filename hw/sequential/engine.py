@@ -11,13 +11,13 @@ been written, the program finishes the value and goes on.
 """
 
 from amaranth import Cat, Module, Mux, Signal
-from amaranth.lib import data, wiring
+from amaranth.lib import wiring
 from amaranth.lib.memory import Memory
 from amaranth.lib.wiring import In, Out
 
 from ..config import Config
 from .nest import Nest
-from .ports import DIGITS, WRITE, Mode, Output, ScratchpadPort
+from .ports import WRITE, Mode, Output, ScratchpadPort
 from .products import LATENCY as PRODUCTS_LATENCY
 from .products import Products
 from .requantize import LATENCY as REQUANTIZE_LATENCY
@@ -63,7 +63,7 @@ class Engine(wiring.Component):
         config = self._config
         words = 2 * config.accumulator_words
         m.submodules.nest = self._nest = nest = Nest()
-        m.submodules.products = self._products = products = Products()
+        m.submodules.products = self._products = Products()
         m.submodules.accumulators = accumulators = Memory(
             shape=32 * _COLUMNS, depth=words, init=[])
         self._read, self._write = accumulators.read_port(), accumulators.write_port()

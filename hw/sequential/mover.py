@@ -25,7 +25,7 @@ class Mover(wiring.Component):
     """Members
     -------
     output, port, value : In
-        The processor's ports `Output.MAIN` to `AGAIN`.
+        The processor's ports `Output.MAIN` to `PUSH`.
     read : Out(MemoryReadSignature), write : Out(memory_write_signature)
         Main memory.
     scratchpad : Out(ScratchpadPort)
@@ -105,24 +105,23 @@ class Mover(wiring.Component):
             m.d.sync += [word.eq(Cat(word[8:], byte)), position.eq(position + 1),
                          complete.eq(position == 3)]
 
-        # The word to its place ---------------------------------------------------------------------
-        complete_now = complete | written(Output.AGAIN)
+        # The word to its place --------------------------------------------------------------------
         m.d.comb += [
-            self.weight.enable.eq(complete_now & (kind == Target.WEIGHT)),
-            self.data.enable.eq(complete_now & (kind == Target.DATA)),
+            self.weight.enable.eq(complete & (kind == Target.WEIGHT)),
+            self.data.enable.eq(complete & (kind == Target.DATA)),
             *(port[name].eq(value) for port in (self.weight, self.data)
               for name, value in (("address", place), ("data", word))),
             self.scratchpad.address.eq(place),
             self.scratchpad.data.eq(word),
         ]
 
-        # Scratchpad to main memory -----------------------------------------------------------------
+        # Scratchpad to main memory ----------------------------------------------------------------
         ready = Signal()  # the word of `place` has been read
         finished = whole | (position == 3)
         stored = storing & ready & self.write.ready
         source = self.scratchpad.read
         m.d.comb += [
-            self.scratchpad.enable.eq((complete_now & (kind == Target.SCRATCHPAD))
+            self.scratchpad.enable.eq((complete & (kind == Target.SCRATCHPAD))
                                       | (storing & ~ready)),
             self.scratchpad.mask.eq((~storing).replicate(4)),
             self.write.valid.eq(storing & ready),
@@ -134,6 +133,6 @@ class Mover(wiring.Component):
         m.d.sync += ready.eq(storing & ~(stored & (finished | last)))
         with m.If(stored & ~whole):
             m.d.sync += position.eq(position + 1)
-        with m.If(complete_now | (stored & finished)):
+        with m.If(complete | (stored & finished)):
             m.d.sync += place.eq(place + 1)
         return m

@@ -61,7 +61,6 @@ class Output(IntEnum):
     TARGET = 15     # word address on the chip | `Target` << 16; a word begins
     MOVE = 16       # bytes, from main memory to the target or back
     PUSH = 18       # a byte behind those that came
-    AGAIN = 19      # the last word once more
     # The run
     IDLE = 20       # the run is over
     ERROR = 21      # code | queue << 4

@@ -101,17 +101,16 @@ class Processor(wiring.Component):
             self.port.eq(now.operand),
             self.output.eq(executing & (now.op == Op.OUT)),
         ]
-        with m.If(executing & ~now.op[4]):
-            with m.Switch(now.op[2:4]):
-                with m.Case(Op.LOAD >> 2):
-                    m.d.sync += accumulator.eq(logic)
-                with m.Case(Op.ADD >> 2):
-                    m.d.sync += [accumulator.eq(total[1:33]), carry.eq(total[33])]
-                with m.Case(Op.EXTRACT >> 2):
-                    m.d.sync += accumulator.eq(shifted)
-                with m.Default():
-                    m.d.sync += accumulator.eq(Mux(
-                        now.op[0], self.input, Cat(now.operand, now.shift)))
+        with m.If(executing & ~now.op[4]), m.Switch(now.op[2:4]):
+            with m.Case(Op.LOAD >> 2):
+                m.d.sync += accumulator.eq(logic)
+            with m.Case(Op.ADD >> 2):
+                m.d.sync += [accumulator.eq(total[1:33]), carry.eq(total[33])]
+            with m.Case(Op.EXTRACT >> 2):
+                m.d.sync += accumulator.eq(shifted)
+            with m.Default():
+                m.d.sync += accumulator.eq(Mux(
+                    now.op[0], self.input, Cat(now.operand, now.shift)))
         with m.If(executing & (now.op == Op.INDEX)):
             m.d.sync += index.eq(accumulator)
 
@@ -132,12 +131,11 @@ class Processor(wiring.Component):
                     m.d.comb += taken.eq(is_so)
             with m.Default():
                 m.d.comb += taken.eq(1)
-        with m.If(executing):
-            with m.Switch(now.op):
-                with m.Case(Op.JUMP):
-                    m.d.comb += goes.eq(taken)
-                with m.Case(Op.CALL, Op.RETURN, Op.GOTO):
-                    m.d.comb += goes.eq(1)
+        with m.If(executing), m.Switch(now.op):
+            with m.Case(Op.JUMP):
+                m.d.comb += goes.eq(taken)
+            with m.Case(Op.CALL, Op.RETURN, Op.GOTO):
+                m.d.comb += goes.eq(1)
         target = Signal.like(following)
         with m.Switch(now.op[:2]):
             with m.Case(Op.RETURN & 3):

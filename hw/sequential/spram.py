@@ -65,21 +65,22 @@ class SpramMemory(wiring.Component):
     """Members
     -------
     read : In(MemoryReadSignature), write : In(memory_write_signature)
-        Main memory: a word a cycle.
+        Main memory: a word a cycle. A word that is offered and not taken may be withdrawn for a
+        while, when something else in the same pair drives it out.
     scratchpad : In(ScratchpadPort)
     """
 
     def __init__(self, config: Config):
         half = 4 << _PAIR_BITS - 1
-        if config.memory_size > 3 * half or 4 * config.scratchpad_words > half:
-            raise ConfigError(f"SPRAM has room for memory_size of {3 * half} and a scratchpad of "
-                              f"{half // 4} words: choose less")
         self._config = config
         super().__init__({
             "read": In(MemoryReadSignature(config)),
             "write": In(memory_write_signature(config)),
             "scratchpad": In(ScratchpadPort(config)),
         })
+        if config.memory_size > 3 * half or 4 * config.scratchpad_words > half:
+            raise ConfigError(f"SPRAM has room for memory_size of {3 * half} and a scratchpad of "
+                              f"{half // 4} words: choose less")
 
     def elaborate(self, platform):
         m = Module()
