@@ -18,7 +18,7 @@ BEGIN = 240
 END_CYCLES = 150
 
 PASS, LEAST_PASS, OUTER_PASS = 10, 14, 25
-"""Cycles of a pass beside its pixels; of the shortest one; and what a step of an outer loop adds."""
+"""Cycles of a pass beside its pixels; of the shortest one; what a step of an outer loop adds."""
 
 CLEAR_HIDDEN = 60
 """Pixels whose clearing is hidden behind the decoding."""
