@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from systolith.errors import BuildError
-from systolith.hw.config import Config
+from systolith.hw.config import PRESETS, Config
 from systolith.hw.head import count_bits
 from systolith.hw.isa import WAIT_BITS
 from systolith.hw.multiplier import MultiplierBudget, demand
@@ -36,6 +36,7 @@ CAPACITY = {
     "LFE5U-25F": Resources(24_288, 24_288, 28, 56),
     "LFE5U-85F": Resources(83_640, 83_640, 156, 208),
     "GW2AR-18C": Resources(20_736, 15_552, 96, 46),
+    "iCE40UP5K": Resources(5_280, 5_280, 8, 30),
 }
 """What the chips have, by device; multipliers in the smallest size. To the open tools an LFE5U-12F
 is a 25F."""
@@ -46,12 +47,19 @@ _SHAPES = ((36, 512), (18, 1024), (9, 2048), (4, 4096), (2, 8192), (1, 16384))
 _LEAST_BLOCK_WORDS = 64
 """A memory of fewer words is made of look-up tables."""
 
-_ROOM = 0.9
+_ROOM = {"ecp5": 0.9, "gowin": 0.9, "ice40": 0.95}
 """Of the look-up tables that may be used: fuller chips are not placed and routed."""
 
 _TOGETHER = (0.98, 0.835)
 """Look-up tables and flip-flops of whole designs over the sum of their parts: nextpnr's counts for
 8x4 and 16x8 cores."""
+
+_SEQUENTIAL = Resources(4_873, 1_750, 8, 28)
+"""What the sequential core takes of an iCE40UP5K: logic cells as nextpnr counts them, each with a
+LUT, an adder and a flip-flop. Its shape is fixed, so that only its memories differ."""
+
+_SMALL_BLOCK_BITS = 4096
+"""Of an iCE40's block RAM, at widths up to 16."""
 
 _LOGIC_PRODUCT = {"requantizer": (526, 28), "residual": (228, 20), "array": (182, 27),
                   "vector": (183, 27)}
@@ -64,6 +72,11 @@ def estimate_fit(board: Board, config: Config) -> Resources:
     Raises `BuildError` for a board whose chip only its maker's tools know.
     """
     _capacity(board)
+    if config.sequential != (board.family == "ice40"):
+        raise BuildError(f"{board.name} needs a configuration with sequential = "
+                         f"{str(board.family == 'ice40').lower()}")
+    if config.sequential:
+        return _sequential(config)
     budget = MultiplierBudget(board.family, board.multipliers, config)
     lut, ff = 0.0, 0.0
     for part_lut, part_ff in _parts(board, config):
@@ -92,7 +105,7 @@ def check_fit(board: Board, config: Config) -> dict[str, Any]:
                             ("block RAM", "block_ram"))}
     return {"board": board.name, "config": config.to_dict(), "resources": resources,
             "fits": (all(use["estimate"] <= use["available"] for use in resources.values())
-                     and estimate.lut <= _ROOM * capacity.lut)}
+                     and estimate.lut <= _ROOM[board.family] * capacity.lut)}
 
 
 def _capacity(board: Board) -> Resources:
@@ -100,6 +113,18 @@ def _capacity(board: Board) -> Resources:
         raise BuildError(f"what fits {board.title} is not known here: only its maker's tools build "
                          "for it")
     return CAPACITY[board.device]
+
+
+def _sequential(config: Config) -> Resources:
+    """As the preset, but for weights and accumulators; the other memories have a fixed size."""
+    preset = PRESETS["icebreaker"]
+
+    def blocks(shape: Config) -> int:
+        return sum(max(-(-bits // 16), -(-bits * words // _SMALL_BLOCK_BITS)) for bits, words in (
+            (32, shape.weight_words), (128, 2 * shape.accumulator_words)))
+
+    return Resources(_SEQUENTIAL.lut, _SEQUENTIAL.ff, _SEQUENTIAL.multipliers,
+                     _SEQUENTIAL.block_ram + blocks(config) - blocks(preset))
 
 
 def _parts(board: Board, config: Config) -> Iterator[tuple[float, float]]:

@@ -27,7 +27,7 @@ SEED = 1
 _SYNTHESIS = {
     # Multipliers are instantiated (hw/multiplier.py); what is left of products is logic.
     "ecp5": "synth_ecp5 -nodsp",
-    "ice40": "synth_ice40 -dsp -spram",
+    "ice40": "synth_ice40",
     # Multiplexers of LUTs tie cells together, and save less than the packing of those loses.
     "gowin": "synth_gowin -nodsp -nowidelut -family gw2a",
 }

@@ -92,19 +92,19 @@ def ecp5_pll(m, source, dividers: Dividers):
     return clock, locked
 
 
-def ice40_pll(m, source, dividers: Dividers):
-    """An SB_PLL40_CORE, which takes its input from inside. Returns output and lock."""
+def ice40_pll(m, pad, dividers: Dividers):
+    """An SB_PLL40_PAD, whose input is a pad that nothing else can have. Returns output and lock."""
     clock, locked = Signal(name="core_clock"), Signal(name="pll_locked")
     detector = dividers.mhz * dividers.output / dividers.feedback
     filter_range = next(i for i, top in enumerate((17, 26, 44, 66, 101, 1000), 1)
                         if detector < top)
     m.submodules.pll = Instance(
-        "SB_PLL40_CORE",
+        "SB_PLL40_PAD",
         p_FEEDBACK_PATH="SIMPLE", p_DIVR=Const(dividers.reference - 1, 4),
         p_DIVF=Const(dividers.feedback - 1, 7),
         p_DIVQ=Const(dividers.output.bit_length() - 1, 3),
         p_FILTER_RANGE=Const(filter_range, 3),
-        i_REFERENCECLK=source, i_RESETB=Const(1), i_BYPASS=Const(0),
+        i_PACKAGEPIN=pad, i_RESETB=Const(1), i_BYPASS=Const(0),
         o_PLLOUTGLOBAL=clock, o_LOCK=locked)
     return clock, locked
 

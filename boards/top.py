@@ -3,7 +3,7 @@
 Two clocks. The line's (`boards/line.py`) is the board's oscillator, so that bits on it are as exact
 as a crystal; the core's comes from the PLL and drives everything else. Bytes cross in asynchronous
 FIFOs, and nothing else does. The core leaves reset when the PLL has locked, and the link a while
-later, so that no byte meets a core in reset.
+later, so that no byte meets a core in reset. An iCE40 has one clock for both, from the PLL.
 """
 
 from amaranth import ClockDomain, DomainRenamer, Elaboratable, Module, Signal
@@ -14,6 +14,7 @@ from amaranth.lib.wiring import In, Out
 from systolith.hw.block_memory import BlockMemory
 from systolith.hw.config import Config
 from systolith.hw.sdram import SdramController
+from systolith.hw.sequential.spram import SpramMemory
 from systolith.hw.soc import SoC
 
 from .board import FAMILIES, Board
@@ -78,19 +79,29 @@ class BoardTop(Elaboratable):
 
     def elaborate(self, platform):
         m = Module()
-        oscillator_hz = self._clocks(m, platform)
-        m.submodules.soc = soc = SoC(self.config, build=self.build)
-        self._link(m, soc, oscillator_hz)
+        one_clock = self.board.family == "ice40"
+        m.submodules.soc = soc = SoC(self.config, build=self.build, scratchpad=one_clock)
+        if one_clock:
+            self._one_clock(m, platform)
+            m.submodules.line = line = line_of(self.board, self.config.clock_mhz * 1e6)
+            wiring.connect(m, line.rx, soc.rx)
+            wiring.connect(m, soc.tx, line.tx)
+        else:
+            self._link(m, soc, self._clocks(m, platform))
         m.submodules.memory = memory = self._memory(m)
         wiring.connect(m, soc.memory_read, memory.read)
         wiring.connect(m, soc.memory_write, memory.write)
+        if one_clock:
+            wiring.connect(m, soc.scratchpad, memory.scratchpad)
         if self.board.prepare is not None:
             self.board.prepare(m, platform)
         return m
 
     def _memory(self, m):
-        """Main memory: the board's SDRAM, or block RAM."""
+        """Main memory: the board's SDRAM, SPRAM with the scratchpad in it, or block RAM."""
         chip = self.board.sdram
+        if self.board.family == "ice40":
+            return SpramMemory(self.config)
         if chip is None:
             return BlockMemory(self.config)
         m.submodules.pads = pads = SdramPads(chip)
@@ -98,6 +109,20 @@ class BoardTop(Elaboratable):
                                      read_delay=read_delay(chip, self.config.clock_mhz))
         wiring.connect(m, controller.pins, pads.pins)
         return controller
+
+    def _one_clock(self, m, platform):
+        """Domain `sync` alone, from the pad that the PLL of an iCE40 takes for itself. What crosses
+        clocks would be a tenth of the chip."""
+        pad = platform.request(platform.default_clk, dir="-")
+        family = FAMILIES[self.board.family]
+        core, locked = family.pll(m, pad.io, platform.default_clk_frequency / 1e6,
+                                  self.config.clock_mhz, self.board)
+        m.domains.start = start = ClockDomain(reset_less=True)
+        m.domains.sync = sync = ClockDomain()
+        m.submodules.reset = reset = DomainRenamer("start")(HeldReset(_RESET_CYCLES))
+        m.submodules.locked = FFSynchronizer(locked, reset.running, o_domain="start")
+        m.d.comb += [start.clk.eq(core), sync.clk.eq(core), sync.rst.eq(reset.reset)]
+        platform.add_clock_constraint(core, self.config.clock_mhz * 1e6)
 
     def _clocks(self, m, platform):
         """Domains `link` (the oscillator) and `sync` (the core). Returns the oscillator's Hz."""

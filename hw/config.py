@@ -70,6 +70,9 @@ class Config:
         cycle. Programs run with either; the compiler reckons with its rate.
     timestamps
         Entries of the timestamp log that marked instructions write when they retire.
+    sequential
+        The implementation (`hw/sequential`) that does one instruction at a time, for the smallest
+        chips. It leaves most options out.
     clock_mhz
         Clock of the core, for figures in seconds; simulated presets state a plausible one.
     """
@@ -95,6 +98,7 @@ class Config:
     memory_size: int = 64 << 20
     sdram: str = ""
     timestamps: int = 512
+    sequential: bool = False
     clock_mhz: float = 100.0
 
     def __post_init__(self) -> None:
@@ -147,6 +151,27 @@ class Config:
             raise ConfigError(f"clock_mhz must be between 0 and 2000, not {self.clock_mhz}")
         if self.sdram:
             self._check_sdram()
+        if self.sequential:
+            self._check_sequential()
+
+    def _check_sequential(self) -> None:
+        """The sequential core has one shape and few options."""
+        needed = {"rows": 4, "columns": 4, "lanes": 1, "vector_taps": 0, "table": False,
+                  "residual": False, "multiplier_bits": 16, "bias": "int32", "weight_bits": 8,
+                  "memory_bytes_per_beat": 4, "sdram": ""}
+        for name, value in needed.items():
+            if getattr(self, name) != value:
+                raise ConfigError(f"sequential needs {name} = {value!r}, not "
+                                  f"{getattr(self, name)!r}")
+        for name, most in (("accumulator_words", 128), ("parameter_words", 64),
+                           ("timestamps", 128), ("weight_words", 1 << 14),
+                           ("memory_size", 1 << 24)):
+            if getattr(self, name) > most:
+                raise ConfigError(f"sequential needs {name} of at most {most}, not "
+                                  f"{getattr(self, name)}")
+        if self.scratchpad_words > 1 << 16:
+            raise ConfigError("sequential needs a scratchpad of at most 65536 words, not "
+                              f"{self.scratchpad_words}")
 
     def _check_sdram(self) -> None:
         if self.sdram not in SDRAM_CHIPS:
@@ -292,6 +317,12 @@ PRESETS: dict[str, Config] = {
         weight_words=2048, accumulator_words=256, parameter_words=128,
         vector_taps=1, vector_accumulator_words=128, vector_weight_words=128,
         memory_bytes_per_beat=4, memory_size=1 << 17, timestamps=64, clock_mhz=40.0),
+    "icebreaker": Config(
+        rows=4, columns=4, lanes=1, scratchpad_banks=1, scratchpad_bank_words=8192,
+        weight_words=512, accumulator_words=128, parameter_words=64, vector_taps=0,
+        vector_accumulator_words=16, vector_weight_words=16, table=False, residual=False,
+        multiplier_bits=16, bias="int32", memory_bytes_per_beat=4, memory_size=96 << 10,
+        timestamps=64, sequential=True, clock_mhz=21.0),
     "tang-nano-20k": Config(
         rows=4, columns=4, lanes=1, scratchpad_banks=4, scratchpad_bank_words=256,
         weight_words=256, accumulator_words=64, parameter_words=64, vector_taps=0,

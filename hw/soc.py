@@ -11,6 +11,8 @@ from .isa import ErrorCode, Queue
 from .link.endpoint import Endpoint
 from .ports import MemoryReadSignature, memory_write_signature
 from .protocol import Counter
+from .sequential.core import SequentialCore, SequentialCoreWithScratchpad
+from .sequential.ports import ScratchpadPort
 
 __all__ = ["DirectSignature", "SoC"]
 
@@ -44,6 +46,8 @@ class SoC(wiring.Component):
         64 bits that identify this build, told in HELLO.
     direct : bool
         Add the ports by which a simulator controls and watches the core without the link.
+    scratchpad : bool
+        The scratchpad of a sequential core is outside, too.
 
     Members
     -------
@@ -57,12 +61,15 @@ class SoC(wiring.Component):
         All counters, in the order of `Counter`.
     mark : Out(1)
         Pulse: a marked instruction is written to the timestamp log.
+    scratchpad : Out(ScratchpadPort)
     """
 
-    def __init__(self, config: Config, *, build: int = 0, direct: bool = False):
+    def __init__(self, config: Config, *, build: int = 0, direct: bool = False,
+                 scratchpad: bool = False):
         self._config = config
         self._build = build
         self._direct = direct
+        self._scratchpad = scratchpad
         super().__init__({
             "rx": In(stream.Signature(8)),
             "tx": Out(stream.Signature(8)),
@@ -73,23 +80,38 @@ class SoC(wiring.Component):
                 "counters": Out(data.ArrayLayout(32, len(Counter))),
                 "mark": Out(1),
             } if direct else {}),
+            **({"scratchpad": Out(ScratchpadPort(config))} if scratchpad else {}),
         })
 
     def elaborate(self, platform):
         m = Module()
-        m.submodules.core = core = Core(self._config, watched=self._direct)
-        m.submodules.endpoint = endpoint = Endpoint(self._config, build=self._build)
+        m.submodules.core = core = self._core()
+        m.submodules.endpoint = endpoint = self._endpoint()
         connect(m, flipped(self.rx), endpoint.rx)
         connect(m, endpoint.tx, flipped(self.tx))
         connect(m, endpoint.read, core.host_read)
         connect(m, endpoint.write, core.host_write)
         connect(m, core.read, flipped(self.memory_read))
         connect(m, core.write, flipped(self.memory_write))
+        if self._scratchpad:
+            connect(m, core.scratchpad, flipped(self.scratchpad))
         if self._direct:
             self._connect_direct(m, core, endpoint.control)
         else:
             connect(m, endpoint.control, core.control)
         return m
+
+    def _endpoint(self):
+        # A frame and a part of the next one, where block RAM is scarce.
+        buffer = {"receive_bytes": 512} if self._config.sequential else {}
+        return Endpoint(self._config, build=self._build, **buffer)
+
+    def _core(self):
+        if self._scratchpad:
+            return SequentialCore(self._config)
+        if self._config.sequential:
+            return SequentialCoreWithScratchpad(self._config)
+        return Core(self._config, watched=self._direct)
 
     def _connect_direct(self, m, core, link):
         control, direct = core.control, self.direct

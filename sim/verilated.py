@@ -21,10 +21,14 @@ from systolith.hw.sdram_chips import SDRAM_CHIPS, SDRAM_READ_DELAY
 from .build import Model, build, require, verilog_of, verilog_of_config, waveform_format
 from .sdram import SdramSettings, settings_of
 
-__all__ = ["MEMORY_LATENCY", "RunResult", "VerilatedDevice", "build_library", "has_sdram"]
+__all__ = ["MEMORY_LATENCY", "SPRAM_LATENCY", "RunResult", "VerilatedDevice", "build_library",
+           "has_sdram"]
 
 MEMORY_LATENCY = 50
 """Cycles from a request to its first beat of a plain simulated memory."""
+
+SPRAM_LATENCY = 2
+"""The same of the memory that a sequential core has beside it (`hw/sequential/spram.py`)."""
 
 _HARNESS = Path(__file__).parent / "device" / "device.cpp"
 _IDLE, _BYTES = 1, 2

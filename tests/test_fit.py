@@ -24,6 +24,7 @@ BUILT = {
     "tang-nano-20k": {"LUT": 12_117, "FF": 8_879, "multipliers": 24, "block RAM": 37},
     "ulx3s-85f": {"LUT": 42_448, "FF": 21_274, "multipliers": 144, "block RAM": 152},
     "ulx3s-12f": {"LUT": 17_334, "FF": 11_102, "multipliers": 28, "block RAM": 50},
+    "icebreaker": {"LUT": 4_873, "multipliers": 8, "block RAM": 28},
     "ulx3s-12f 8x4": {"LUT": 21_379, "FF": 12_027, "multipliers": 28, "block RAM": 45},
 }
 """What nextpnr counted after packing (TRELLIS_COMB is a LUT); the 8x4 was not placed."""
@@ -73,6 +74,16 @@ def test_what_does_not_fit_is_refused_with_its_numbers(tmp_path):
 def test_chips_of_closed_tools_have_no_estimate():
     with pytest.raises(BuildError, match="only its maker's tools"):
         estimate_fit(BOARDS["arty-a7-35t"], PRESETS["arty-a7-35t"])
+
+
+def test_an_ice40_has_the_sequential_core():
+    board, preset = BOARDS["icebreaker"], PRESETS["icebreaker"]
+    assert estimate_fit(board, preset.replace(weight_words=1024)).block_ram == 28 + 4
+    assert not check_fit(board, preset.replace(weight_words=1024))["fits"]
+    with pytest.raises(BuildError, match="icebreaker needs a configuration with sequential = true"):
+        estimate_fit(board, PRESETS["tiny"])
+    with pytest.raises(BuildError, match="ulx3s-85f needs a configuration with sequential = false"):
+        estimate_fit(BOARDS["ulx3s-85f"], preset)
 
 
 def test_table_is_put_between_the_marks(tmp_path):

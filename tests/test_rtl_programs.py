@@ -7,6 +7,7 @@ nothing that a run leaves behind may change the next.
 import numpy as np
 import pytest
 
+from systolith.hw.config import Config
 from systolith.sim.golden import Golden
 from systolith.sim.programs import CONFIGS, random_program
 from systolith.sim.verilated import VerilatedDevice
@@ -16,7 +17,13 @@ MAX_CYCLES = 2_000_000
 
 def compare(name: str, seeds: range, *, stall_per_mille: int = 200, latency: int = 7) -> int:
     """Run programs on both; returns the cycles that the RTL took."""
-    config = CONFIGS[name]
+    return compare_config(name, CONFIGS[name], seeds, stall_per_mille=stall_per_mille,
+                          latency=latency)
+
+
+def compare_config(name: str, config: Config, seeds: range, *, stall_per_mille: int = 200,
+                   latency: int = 7, max_cycles: int = MAX_CYCLES) -> int:
+    """The same for any configuration, called `name` in messages."""
     cycles = 0
     with VerilatedDevice(config, memory_latency=latency, stall_per_mille=stall_per_mille,
                          seed=seeds[0]) as device:
@@ -26,8 +33,8 @@ def compare(name: str, seeds: range, *, stall_per_mille: int = 200, latency: int
             device.memory_write(0, memory.tobytes())
             outcome = Golden(config).run(memory)
             assert not outcome.error, f"{name}, seed {seed}: golden model stopped with {outcome}"
-            result = device.run(0, MAX_CYCLES)
-            assert result.finished, f"{name}, seed {seed}: no end within {MAX_CYCLES} cycles"
+            result = device.run(0, max_cycles)
+            assert result.finished, f"{name}, seed {seed}: no end within {max_cycles} cycles"
             assert not result.error, f"{name}, seed {seed}: {result}"
             left = np.frombuffer(device.memory_read(0, config.memory_size), np.uint8)
             wrong = np.flatnonzero(left != memory)

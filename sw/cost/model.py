@@ -2,7 +2,7 @@
 
 Every queue issues in order, when its instruction has been fetched, its thresholds are met and its
 engine is free; LOAD, STORE and the instruction fetch share the memory port, a request at a time
-(`memory_port`, `loading`, `fetching`). Pipelines are constants below. The compiler chooses by it,
+(`port`, `loading`, `fetching`). Pipelines are constants below. The compiler chooses by it,
 and `systolith bench` prints it beside the RTL.
 """
 
@@ -30,6 +30,7 @@ from .fetching import NEVER, Fetching
 from .loading import LOAD_WINDOW_BEATS, REQUEST, Loading
 from .port import MemoryPort
 from .prediction import Estimate
+from .sequential import sequential_estimate
 from .slowing import slowed
 from .work import row_words, transfer_cycles, work_cycles
 
@@ -94,6 +95,8 @@ def estimate(config: Config, lists: Mapping[Queue, Sequence[Instruction]], *,
     ValueError
         When the thresholds cannot all be met.
     """
+    if config.sequential:
+        return sequential_estimate(config, lists)
     return _Model(config, lists, latency).run()
 
 

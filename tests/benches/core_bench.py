@@ -32,7 +32,7 @@ class Machine:
     """A core with main memory, and the golden model of it beside."""
 
     def __init__(self, dut, *, stall=0.0, latency=20):
-        self.bench = bench = Bench(dut, watchdog=400_000)
+        self.bench = bench = Bench(dut, watchdog=3_000_000)
         self.config = config = Config.from_dict(bench.parameters["config"])
         self.memory = MemoryModel(
             bench, bytearray(config.memory_size), config.memory_bytes_per_beat, read="read",
@@ -42,7 +42,7 @@ class Machine:
             bench.port(f"control__{name}").value = 0
         for name in ("host_read__request__valid", "host_write__valid"):
             bench.port(name).value = 0
-        bench.port("control__watchdog").value = 5000
+        bench.port("control__watchdog").value = bench.parameters.get("watchdog", 5000)
 
     async def reset(self):
         await self.bench.reset()
@@ -95,7 +95,8 @@ class Machine:
         return decode_descriptor(image)[1]
 
     def place_random(self, number):
-        program = random_program(self.config, 1000 * self.bench.seed + number, instructions=40)
+        program = random_program(self.config, 1000 * self.bench.seed + number,
+                                 instructions=self.bench.parameters.get("instructions", 40))
         self.memory.data[:] = program.memory().tobytes()
 
     async def works(self):

@@ -1,0 +1,309 @@
+"""The sequential core's program, third part: ARRAY and POST."""
+
+from ..isa import PARAMETER_FIELDS, Opcode, PostSource, Queue, instruction_fields
+from ..isa import Post as PostInstruction
+from .assembler import INDEXED, Cond, Op
+from .ports import DIGITS, PARAMETERS, FastShift, Input, Mode, Output, Status
+from .routines import Routines
+
+__all__ = ["computing"]
+
+_COLUMNS = 4
+_COLUMN = 1 << 24  # of `Output.BOUNDS`
+
+
+def computing(a: Routines) -> None:
+    """Append the handlers."""
+    _array(a)
+    _post(a)
+    _operand(a)
+    _channel(a)
+
+
+
+def _array(a: Routines) -> None:
+    op = Opcode.ARRAY
+    a.label("array")
+    for k, port in enumerate((Output.COUNT_0, Output.COUNT_1)):
+        a.field(op, f"count_{k}")
+        a.jump("length error", Cond.ZERO)
+        a.output(port)
+    _accumulator(a, op)
+    a.give(Output.ACCUMULATOR, "accumulator")
+    a.output(Output.ADDRESS)
+    a.field(op, "accumulate")
+    a.jump("array decode", Cond.NOT_ZERO)
+    a.give(Output.RUN, Mode.CLEAR)
+    a.label("array decode")
+    for k in range(2, 5):
+        a.field(op, f"count_{k}")
+        a.jump("length error", Cond.ZERO)
+        a.store(f"count {k}")
+        a.store(f"left {k}")
+    for k in range(5):
+        a.field(op, f"step_{k}", mask=False)
+        if k < 2:
+            a.output(Output.STEP_0 if k == 0 else Output.STEP_1)
+        else:
+            a.store(f"step {k}")
+    # A loop of one iteration is none: the innermost one is the quickest.
+    for _ in range(2):
+        done = a.fresh()
+        a.load("count 2")
+        a.subtract(a.constant(1))
+        a.jump(done, Cond.NOT_ZERO)
+        for k in (2, 3):
+            for name in ("count", "left", "step"):
+                a.copy(f"{name} {k}", f"{name} {k + 1}")
+        for name in ("count", "left"):
+            a.set(f"{name} 4", 1)
+        a.label(done)
+    a.field(op, "weight")
+    a.store("weight")
+    a.output(Output.WEIGHT)
+    a.wait()
+    a.label("array activation")
+    a.load(a.constant(a.config.weight_words - 4))
+    a.subtract("weight")
+    a.jump("address error", Cond.NO_CARRY)
+    a.output(Output.ADDRESS)
+    a.field(op, "activation", mask=False)
+    a.label("array next")
+    a.output(Output.PASS)
+    # While it runs: how does it go on?
+    a.label("array pass")
+    a.load("left 2")
+    a.subtract(a.constant(1))
+    a.store("left 2")
+    a.jump("array outer", Cond.ZERO)
+    a.label("array walks")
+    a.input(Input.STATUS)
+    a.jump("array walks", Cond.NEGATIVE)
+    a.give(Output.PASS, "step 2")
+    a.jump("array pass")
+
+    a.label("array outer")
+    a.copy("left 2", "count 2")
+    for k in (3, 4):
+        a.load(f"left {k}")
+        a.subtract(a.constant(1))
+        a.store(f"left {k}")
+        a.jump(f"array step {k}", Cond.NOT_ZERO)
+        a.copy(f"left {k}", f"count {k}")
+    a.call("ahead")
+    # What is wrong with the last pixels shows when they have come to the accumulators.
+    a.wait()
+    a.wait()
+    a.jump("retire ahead")
+    for k in (3, 4):
+        a.label(f"array step {k}")
+        a.wait()
+        a.load(f"step {k}")
+        a.jump("array next")
+
+
+def _accumulator(a: Routines, op: Opcode) -> None:
+    """The first accumulator word, which has to be one; the last one the engine looks at."""
+    a.field(op, "accumulator")
+    a.store("accumulator")
+    a.below(2 * a.config.accumulator_words, "address error")
+
+
+def _post(a: Routines) -> None:
+    op = Opcode.POST
+    a.label("post")
+    for k, port in enumerate((Output.COUNT_0, Output.COUNT_1)):
+        a.counts(op, **{f"count{k}": f"count_{k}"})
+        a.output(port)
+    a.field(op, "parameter")
+    a.store("parameter")
+    a.load(a.constant(a.config.parameter_words - _COLUMNS))
+    a.subtract("parameter")
+    a.jump("address error", Cond.NO_CARRY)
+    a.shift_left("parameter", 2)
+    a.add(a.constant(PARAMETERS))
+    a.store("record")
+    found = {item.name: item for item in instruction_fields(PostInstruction)}
+    assert found["low"].offset == found["zero"].offset + 8
+    assert found["high"].offset == found["zero"].offset + 16
+    a.bits(a.at(Queue.POST, 0), found["zero"].offset, 24)
+    a.store("bounds")
+    a.fields(op, target="destination", step1="destination_step_1", step0="destination_step_0")
+    a.field(op, "source")
+    a.memory(Op.XOR, a.constant(PostSource.SCRATCHPAD))
+    a.jump("operand", Cond.ZERO)
+    a.give(Output.STEP_0, "step0")
+    a.give(Output.STEP_1, "step1")
+    _accumulator(a, op)
+    a.call("channel")
+    a.label("post column")
+    a.output(Output.ADDRESS)
+    for port, variable in ((Output.JUMP, "target"), (Output.ROW, "row 0"), (Output.ROW, "row 1"),
+                           (Output.ROW, "row 2"), (Output.ROW, "row 3"), (Output.BIAS, "offset"),
+                           (Output.SHIFT, "distance"), (Output.ACCUMULATOR, "accumulator")):
+        a.give(port, variable)
+    _column(a)
+    a.give(Output.RUN, Mode.POST)
+    # The next column, or the next instruction.
+    a.load("bounds")
+    a.subtract(a.constant(_COLUMNS * _COLUMN))
+    a.jump("post last", Cond.CARRY)
+    a.call("channel")
+    a.jump("post wait")
+    a.label("post last")
+    a.call("ahead")
+    a.jump("post wait")
+    a.label("post run")
+    a.give(Output.RUN, Mode.POST)
+    a.label("post wait")
+    a.input(Input.STATUS)
+    a.jump("post wait", Cond.NEGATIVE)
+    a.mask(1 << Status.ALARM | 1 << Status.FAULT | 1 << Status.STOPPED)
+    a.jump("post stopped", Cond.NOT_ZERO)
+    a.label("post next")
+    a.load("bounds")
+    a.subtract(a.constant(_COLUMNS * _COLUMN))
+    a.jump("post column", Cond.NO_CARRY)
+    a.jump("retire ahead")
+
+    a.label("post stopped")
+    a.wait()
+    a.status(Status.STOPPED)
+    a.jump("post next", Cond.ZERO)
+    a.input(Input.VALUE)
+    a.subtract(a.constant(DIGITS))
+    a.store("value")
+    a.call("requantize")
+    a.output(Output.RESULT)
+    a.status(Status.UNFINISHED)
+    a.jump("post run", Cond.NOT_ZERO)
+    a.status(Status.FAULT)
+    a.jump("post next", Cond.ZERO)
+    a.jump("address error")
+
+
+def _column(a: Routines) -> None:
+    """To the next column, whose record "channel" has looked at."""
+    for current in ("bias", "multiplier", "shift"):
+        a.copy(current, f"next {current}")
+    a.give(Output.BOUNDS, "bounds")
+    a.add(a.constant(_COLUMN))
+    a.store("bounds")
+
+
+def _channel(a: Routines) -> None:
+    """Subroutine "channel": what the next record means for the circuits."""
+    fields = {item.name: item.offset for item in PARAMETER_FIELDS}
+    assert (fields["bias"], fields["multiplier"], fields["shift"]) == (0, 64, 88)
+    a.label("channel")
+    a.load("record")
+    a.simple(Op.INDEX)
+    a.add(a.constant(4))
+    a.store("record")
+    a.load(INDEXED | 0)
+    a.store("next bias")
+    a.add(a.constant(DIGITS))
+    a.store("offset")
+    a.bits(INDEXED | 2, 0, 16)
+    a.store("next multiplier")
+    a.bits(INDEXED | 2, 24, 6)
+    a.store("next shift")
+    a.subtract(a.constant(FastShift.LEAST))
+    a.store("distance")
+    a.jump("channel slow", Cond.NO_CARRY)
+    a.subtract(a.constant(FastShift.MOST + 1 - FastShift.LEAST))
+    a.jump("channel digits", Cond.NO_CARRY)
+    a.label("channel slow")
+    a.set("distance", 16)
+    a.label("channel digits")
+    _digits(a)
+    a.simple(Op.RETURN)
+
+
+def _digits(a: Routines) -> None:
+    """The multiplier's digits as weights, so that column k gets digits of weight 2^(8k).
+
+    The multiplier is m0 + 2^8 m1 + 2^16 m2 with signed bytes m0 and m1, and m2 of 0 or 1. Rows 0 to
+    2 have the value's digits d0 to d2, and row 3 twice d2, so that the last column can have
+    d2 (m1 + 2^8 m2).
+    """
+    a.load("next multiplier")
+    a.add(a.constant(0x80))
+    a.memory(Op.XOR, a.constant(0x80))
+    a.store("word")          # m1 m0, and perhaps a bit above
+    a.add(a.constant(0x8000))
+    a.shift_right(16)
+    a.store("high")          # m2
+    a.bits(a.variable("word"), 0, 16)
+    a.store("word")
+    a.shift_left("high", 16)
+    a.memory(Op.OR, "word")
+    a.store("row 0")         # 0 m2 m1 m0
+    a.shift_left("row 0", 8)
+    a.store("row 1")         # m2 m1 m0 0
+    a.shift_left("high", 9)
+    a.add("word")
+    a.store("word")
+    a.shift_left("word", 16)
+    a.store("row 2")         # (m1 + 2 m2) m0 0 0
+    a.value(0)
+    a.subtract("high")
+    a.mask(127 << 24)
+    a.store("row 3")         # (127 m2) 0 0 0
+
+
+def _operand(a: Routines) -> None:
+    """POST from the scratchpad, value by value, as programs seldom have it."""
+    op = Opcode.POST
+    a.label("operand")
+    a.fields(op, operand="operand_a", operand0="operand_a_step_0", operand1="operand_a_step_1")
+    a.set("column", 0)
+    a.label("operand column")
+    a.call("channel")
+    _column(a)
+    a.copy("from", "operand")
+    a.copy("to", "target")
+    a.copy("left 2", "count1")
+    a.label("operand row")
+    a.copy("left 3", "count0")
+    a.label("operand value")
+    a.load("from")
+    a.below(a.config.scratchpad_words, "address error")
+    a.go_to("from")
+    a.value(0)
+    a.output(Output.ACCUMULATOR)
+    a.load("column")
+    a.jump_table()
+    for k in range(_COLUMNS):
+        a.jump(f"operand byte {k}")
+    for k in range(_COLUMNS):
+        a.label(f"operand byte {k}")
+        a.input(Input.SCRATCHPAD)
+        if k:
+            a.shift_right(8 * k)
+        if k != _COLUMNS - 1:
+            a.jump("operand byte")
+    a.label("operand byte")
+    a.signed_byte()
+    a.add("bias")
+    a.store("value")
+    a.call("requantize")
+    a.store("value")
+    a.go_to("to")
+    a.give(Output.RESULT, "value")
+    a.wait()
+    a.load("left 3")
+    a.subtract(a.constant(1))
+    a.store("left 3")
+    a.jump("operand row end", Cond.ZERO)
+    a.advance("from", "operand0")
+    a.advance("to", "step0")
+    a.jump("operand value")
+    a.label("operand row end")
+    a.advance("from", "operand1")
+    a.advance("to", "step1")
+    a.count_down("left 2", "operand row")
+    a.increase("column", a.constant(1))
+    a.subtract(a.constant(_COLUMNS))
+    a.jump("operand column", Cond.NOT_ZERO)
+    a.jump("retire")

@@ -1,0 +1,161 @@
+"""The sequential core's program, last part: requantizing the values that the circuits leave.
+
+They are few, as a value of more than 22 bits or a multiplier of one half and more has no room in
+int8 (`docs/arithmetic.md`); but all of them are computed, to the bit.
+"""
+
+from .assembler import Cond, Op
+from .routines import Routines
+
+__all__ = ["rounding"]
+
+
+def rounding(a: Routines) -> None:
+    """Append the subroutine "requantize": the accumulator gets what becomes of `value` with
+    `multiplier`, `shift` and `bounds`."""
+    a.label("requantize")
+    a.set("negative", 0)
+    a.load("value")
+    a.store("size")
+    a.jump("rounding", Cond.NOT_NEGATIVE)
+    a.store("negative")
+    a.value(0)
+    a.subtract("value")
+    a.store("size")
+    a.label("rounding")
+    _significand(a)
+    _product(a)
+    _shift(a)
+    _bounds(a)
+    a.simple(Op.RETURN)
+
+
+def _significand(a: Routines) -> None:
+    """`size` to 24 significant bits, half to even."""
+    a.copy("piece", "size")
+    a.set("unit", 1)
+    a.label("significand")
+    a.load("piece")
+    a.shift_right(24)
+    a.jump("significand unit", Cond.ZERO)
+    a.load("piece")
+    a.shift_right(1)
+    a.store("piece")
+    a.increase("unit", "unit")
+    a.jump("significand")
+    a.label("significand unit")
+    a.load("unit")
+    a.subtract(a.constant(1))
+    a.jump("significand done", Cond.ZERO)
+    a.memory(Op.AND, "size")
+    a.store("rest")
+    a.load("size")
+    a.subtract("rest")
+    a.store("size")
+    a.load("unit")
+    a.shift_right(1)
+    a.store("half")
+    a.load("rest")
+    a.subtract("half")
+    a.jump("significand done", Cond.NO_CARRY)
+    a.jump("significand up", Cond.NOT_ZERO)
+    a.load("size")
+    a.memory(Op.AND, "unit")
+    a.jump("significand done", Cond.ZERO)
+    a.label("significand up")
+    a.increase("size", "unit")
+    a.label("significand done")
+
+
+def _product(a: Routines) -> None:
+    """`upper`, `lower` = `size` times `multiplier`, from its highest bit on."""
+    a.value(0)
+    a.store("upper")
+    a.store("lower")
+    a.shift_left("multiplier", 16)
+    a.store("bits")
+    a.set("left", 16)
+    a.label("product")
+    a.load("lower")
+    a.memory(Op.EXTRACT, "upper", 31)
+    a.store("upper")
+    a.increase("lower", "lower")
+    a.load("bits")
+    a.jump("product next", Cond.NOT_NEGATIVE)
+    a.increase("lower", "size")
+    a.jump("product next", Cond.NO_CARRY)
+    a.increase("upper", a.constant(1))
+    a.label("product next")
+    a.increase("bits", "bits")
+    a.count_down("left", "product")
+
+
+def _shift(a: Routines) -> None:
+    """`lower` = the product over 2^shift, half to even; at least 256 where it is more."""
+    a.set("rest", 0)
+    a.load("shift")
+    a.jump("shifted", Cond.ZERO)
+    a.store("left")
+    a.set("half", 0)
+    a.label("shift")
+    a.load("half")
+    a.memory(Op.OR, "rest")
+    a.store("rest")
+    a.load("lower")
+    a.mask(1)
+    a.store("half")
+    a.load("lower")
+    a.memory(Op.EXTRACT, "upper", 1)
+    a.store("lower")
+    a.load("upper")
+    a.shift_right(1)
+    a.store("upper")
+    a.count_down("left", "shift")
+    a.load("half")
+    a.jump("shifted", Cond.ZERO)
+    a.load("lower")
+    a.mask(1)
+    a.memory(Op.OR, "rest")
+    a.jump("shifted", Cond.ZERO)
+    a.increase("lower", a.constant(1))
+    a.jump("shifted", Cond.NO_CARRY)
+    a.increase("upper", a.constant(1))
+    a.label("shifted")
+    a.load("lower")
+    a.shift_right(9)
+    a.memory(Op.OR, "upper")
+    a.jump("shift bounded", Cond.ZERO)
+    a.set("lower", 512)
+    a.label("shift bounded")
+
+
+def _bounds(a: Routines) -> None:
+    """The accumulator = `lower` with its sign, moved and clamped."""
+    a.load("negative")
+    a.jump("bounds", Cond.ZERO)
+    a.value(0)
+    a.subtract("lower")
+    a.store("lower")
+    a.label("bounds")
+    a.load("bounds")
+    a.signed_byte()
+    a.add("lower")
+    a.store("lower")
+    a.load("bounds")
+    a.shift_right(8)
+    a.signed_byte()
+    a.store("half")
+    a.load("lower")
+    a.subtract("half")
+    a.jump("bounds low", Cond.NOT_NEGATIVE)
+    a.copy("lower", "half")
+    a.label("bounds low")
+    a.load("bounds")
+    a.shift_right(16)
+    a.signed_byte()
+    a.store("half")
+    a.subtract("lower")
+    a.jump("bounds high", Cond.NOT_NEGATIVE)
+    a.copy("lower", "half")
+    a.label("bounds high")
+    a.load("lower")

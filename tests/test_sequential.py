@@ -1,0 +1,104 @@
+"""The sequential core against the golden model: what the parallel core has to do as well."""
+
+import numpy as np
+import pytest
+
+import systolith
+from systolith import models
+from systolith.bench import bench_model
+from systolith.errors import ConfigError
+from systolith.hw.config import PRESETS
+from systolith.hw.sequential.core import SequentialCoreWithScratchpad
+from systolith.hw.sequential.spram import SpramMemory
+from systolith.importer import import_model
+from systolith.sim.bench import run_bench
+from systolith.sim.verilated import SPRAM_LATENCY
+from test_rtl_programs import compare_config
+
+SMALL = PRESETS["icebreaker"].replace(
+    memory_size=1 << 16, scratchpad_bank_words=256, weight_words=64, accumulator_words=16,
+    parameter_words=16, timestamps=16)
+"""Random programs reach the ends of these memories."""
+
+CONFIGS = {
+    "small": SMALL,
+    "odd": SMALL.replace(scratchpad_banks=2, scratchpad_bank_words=64, weight_words=16,
+                         accumulator_words=32, parameter_words=8, memory_size=49_152),
+    "core": SMALL.replace(scratchpad_bank_words=512),
+    "icebreaker": PRESETS["icebreaker"],
+}
+
+
+@pytest.mark.parametrize("name", CONFIGS)
+def test_random_programs_equal_the_golden_model(name):
+    assert compare_config(name, CONFIGS[name], range(1000, 1008)) > 0
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", CONFIGS)
+def test_many_random_programs(name):
+    for latency in (1, 20):
+        compare_config(name, CONFIGS[name], range(5000 + latency, 5080 + latency),
+                       latency=latency)
+
+
+@pytest.mark.parametrize("name", ("core",))
+def test_core(name):
+    """Errors, watchdog, cancelled runs, and a host that uses main memory at the same time."""
+    config = CONFIGS[name]
+    run_bench(SequentialCoreWithScratchpad(config), "benches.core_bench",
+              parameters={"config": config.to_dict(), "programs": 3, "watchdog": 0,
+                          "instructions": 12},
+              testcase=["random_programs", "host_and_program_share_memory",
+                        "runs_can_be_cancelled_anywhere", "wrong_programs_are_stopped",
+                        "the_watchdog_ends_long_instructions"])
+
+
+def test_spram():
+    """Main memory and scratchpad in the memories that an iCE40 has for both."""
+    config = PRESETS["icebreaker"]
+    run_bench(SpramMemory(config), "benches.spram_bench", parameters={
+        "size": config.memory_size, "words": config.scratchpad_words})
+
+
+def test_keyword_spotting_over_the_link():
+    """MLPerf Tiny's network through compiler, driver, link and RTL, against the golden model."""
+    pytest.importorskip("torch")
+    config = PRESETS["icebreaker"]
+    quantized, images = models.load_quantized("dscnn-kws")
+    program = systolith.compile(import_model(
+        quantized, images, bias=config.bias, multiplier_bits=config.multiplier_bits),
+        config=config, name="dscnn-kws")
+    batch = images[:2].numpy()
+    with systolith.open("golden", config=config) as golden:
+        expected = golden.run(program, batch, dequantize=False)
+    with systolith.open("rtl", config=config, memory_latency=SPRAM_LATENCY) as device:
+        levels = device.run(program, batch, dequantize=False)
+        cycles = device.last_run.cycles
+    assert np.array_equal(levels, expected)
+    assert len(np.unique(levels)) > 10
+    assert cycles < 600_000
+
+
+@pytest.mark.slow
+def test_keyword_spotting_takes_less_than_600_thousand_cycles():
+    result = bench_model("dscnn-kws", config="icebreaker")
+    assert result["bit_exact"]
+    assert result["total"]["cycles"] < 600_000
+
+
+@pytest.mark.parametrize(("change", "message"), (
+    ({"columns": 8}, "sequential needs columns = 4, not 8"),
+    ({"table": True}, "sequential needs table = False"),
+    ({"accumulator_words": 256}, "accumulator_words of at most 128"),
+    ({"memory_size": 1 << 25}, "memory_size of at most"),
+))
+def test_other_shapes_are_refused(change, message):
+    with pytest.raises(ConfigError, match=message):
+        PRESETS["icebreaker"].replace(**change)
+
+
+@pytest.mark.filterwarnings("ignore::amaranth.hdl.UnusedElaboratable")
+def test_too_large_for_spram():
+    with pytest.raises(ConfigError, match="SPRAM has room for memory_size of 98304"):
+        SpramMemory(PRESETS["icebreaker"].replace(memory_size=1 << 17))

@@ -1,0 +1,104 @@
+"""Multipliers and SPRAM of the iCE40: yosys' models of the cells do what plain logic does."""
+
+import re
+
+import pytest
+from amaranth import Cat, Const, Fragment, Module, Mux, Signal
+from amaranth.lib import wiring
+from amaranth.lib.wiring import In, Out
+
+from netlist_compare import check_copies
+from systolith.hw.config import PRESETS
+from systolith.hw.multiplier import MultiplierBudget
+from systolith.hw.sequential.products import LATENCY, Products
+from systolith.hw.sequential.spram import SpramPair
+from systolith.sim.build import verilog_of
+from systolith.sim.netlist.convert import yosys_models
+
+
+class _Platform:
+    multipliers = MultiplierBudget("ice40", 8, PRESETS["icebreaker"])
+
+
+class _Bits(wiring.Component):
+    """A component whose inputs are random bits, with or without cells."""
+
+    def __init__(self, outputs, *, cells):
+        self._platform = _Platform() if cells else None
+        super().__init__({"i": In(256), "o": Out(outputs)})
+
+    def add(self, m, part):
+        """Its fragment is made for a platform of our own."""
+        m.submodules.part = Fragment.get(part, self._platform)
+        return part
+
+
+class _Multipliers(_Bits):
+    def __init__(self, *, cells):
+        super().__init__(4 * 18, cells=cells)
+
+    def elaborate(self, platform):
+        m = Module()
+        part = self.add(m, Products())
+        extreme = self.i[100]
+        m.d.comb += [
+            # Products of -128 and -128 are what the sums of two must survive.
+            part.activations.eq(Mux(extreme, 0x80808080, self.i[:32])),
+            part.weights.eq(Mux(self.i[101] & self.i[102], 0x80808080, self.i[32:64])),
+            part.load.eq(self.i[64:68]),
+        ]
+        # Weights are anything before they have been loaded.
+        loaded = Signal(4)
+        m.d.sync += loaded.eq(loaded | part.load)
+        known = loaded.all()
+        for _ in range(LATENCY + 1):
+            later = Signal()
+            m.d.sync += later.eq(known)
+            known = later
+        m.d.comb += self.o.eq(Mux(known, Cat(part.sums), 0))
+        return m
+
+
+class _Memory(_Bits):
+    def __init__(self, *, cells):
+        super().__init__(3 * 32, cells=cells)  # the harness wants more than 64
+
+    def elaborate(self, platform):
+        m = Module()
+        part = self.add(m, SpramPair())
+        # Few words, at both ends, that are all written first.
+        count = Signal(9)
+        with m.If(~count[-1]):
+            m.d.sync += count.eq(count + 1)
+        filling = ~count[-1]
+        low = Mux(filling, count[:6], self.i[:6])
+        write = filling | self.i[6]
+        m.d.comb += [
+            part.enable.eq(filling | self.i[7]),
+            part.address.eq(Cat(low[:3], Mux(low[5], Const(0xFF), Const(0)), low[3:5], low[5])),
+            part.mask.eq(Mux(filling, 15, Mux(write, self.i[8:12], 0))),
+            part.data.eq(self.i[32:64]),
+        ]
+        # What a read has given stays until the next access.
+        shown = Signal()
+        with m.If(part.enable):
+            m.d.sync += shown.eq(~part.mask.any())
+        m.d.comb += self.o.eq(Mux(shown, part.read, 0).replicate(3))
+        return m
+
+
+@pytest.mark.parametrize(("component", "cells", "count"), (
+    (_Multipliers, ("SB_MAC16",), 8), (_Memory, ("SB_SPRAM256KA",), 2)))
+def test_cells_do_what_logic_does(component, cells, count):
+    plain, primitive = component(cells=False), component(cells=True)
+    outputs = len(plain.o)
+    texts = [verilog_of(plain, "rtl"), verilog_of(primitive, "cells")]
+    assert [len(re.findall(rf"^  {cells[0]} ", text, re.M)) for text in texts] == [0, count]
+    check_copies("\n".join((yosys_models("ice40", cells), *texts, f"""
+        module compare(input clk, rst, input [255:0] i, output [{outputs - 1}:0] seen, wrong);
+        wire [{outputs - 1}:0] other;
+        rtl plain(.clk(clk), .rst(rst), .i(i), .o(seen));
+        cells primitives(.clk(clk), .rst(rst), .i(i), .o(other));
+        assign wrong = seen ^ other;
+        endmodule
+    """)), outputs, range(1, 4))
