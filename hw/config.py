@@ -272,6 +272,8 @@ class Config:
         """Hex digest over everything a program depends on (not clock and kind of memory)."""
         values = self.to_dict()
         del values["clock_mhz"], values["sdram"]
+        if not self.sequential:
+            del values["sequential"]  # programs for the others are what they were
         return hashlib.sha256(json.dumps(values, sort_keys=True).encode()).hexdigest()[:16]
 
     @property
