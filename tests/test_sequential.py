@@ -9,7 +9,7 @@ from systolith.bench import bench_model
 from systolith.errors import ConfigError
 from systolith.hw.config import PRESETS
 from systolith.hw.sequential.core import SequentialCoreWithScratchpad
-from systolith.hw.sequential.spram import SpramMemory
+from systolith.hw.sequential.spram import SpramMemory, check_room
 from systolith.importer import import_model
 from systolith.sim.bench import run_bench
 from systolith.sim.verilated import SPRAM_LATENCY
@@ -98,7 +98,6 @@ def test_other_shapes_are_refused(change, message):
         PRESETS["icebreaker"].replace(**change)
 
 
-@pytest.mark.filterwarnings("ignore::amaranth.hdl.UnusedElaboratable")
 def test_too_large_for_spram():
     with pytest.raises(ConfigError, match="SPRAM has room for memory_size of 98304"):
-        SpramMemory(PRESETS["icebreaker"].replace(memory_size=1 << 17))
+        check_room(PRESETS["icebreaker"].replace(memory_size=1 << 17))
