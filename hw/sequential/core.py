@@ -1,4 +1,4 @@
-"""The sequential core: the same ports as `hw/core.py`, the same programs, a sixth of the circuit.
+"""The sequential core: the same ports as `hw/core.py`, the same programs, a third of the circuit.
 
 One instruction runs at a time. A small processor (`processor.py`) with a fixed program
 (`firmware.py`) reads and decodes instructions, keeps thresholds and walks the outer loops; the
