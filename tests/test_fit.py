@@ -20,11 +20,9 @@ SHAPES = {
 }
 BUILT = {
     "orangecrab-25f": {"LUT": 17_890, "FF": 11_156, "multipliers": 28, "block RAM": 52},
-    "orangecrab-85f": {"LUT": 40_274, "FF": 21_033, "multipliers": 156, "block RAM": 177},
-    "tang-nano-20k": {"LUT": 12_117, "FF": 8_879, "multipliers": 24, "block RAM": 37},
-    "ulx3s-85f": {"LUT": 42_448, "FF": 21_274, "multipliers": 144, "block RAM": 152},
-    "ulx3s-12f": {"LUT": 17_334, "FF": 11_102, "multipliers": 28, "block RAM": 50},
-    "icebreaker": {"LUT": 4_873, "multipliers": 8, "block RAM": 28},
+    "ulx3s-85f": {"LUT": 29_825, "FF": 17_862, "multipliers": 144, "block RAM": 146},
+    "ulx3s-12f": {"LUT": 14_866, "FF": 10_122, "multipliers": 28, "block RAM": 50},
+    "icebreaker": {"LUT": 4_871, "multipliers": 8, "block RAM": 28},
     "ulx3s-12f 8x4": {"LUT": 21_379, "FF": 12_027, "multipliers": 28, "block RAM": 45},
 }
 """What nextpnr counted after packing (TRELLIS_COMB is a LUT); the 8x4 was not placed."""

@@ -139,10 +139,9 @@ class Assembler:
         address = self.place(operand)
         self._emit(_Line(op, address & INDEXED - 1, shift, bool(address & INDEXED)))
 
-    def load(self, *operands: "int | str") -> None:
-        """Accumulator = operand; the last one counts."""
-        for operand in operands:
-            self.memory(Op.LOAD, operand)
+    def load(self, operand: "int | str") -> None:
+        """Accumulator = operand."""
+        self.memory(Op.LOAD, operand)
 
     def store(self, operand: "int | str") -> None:
         """Operand = accumulator."""

@@ -1,4 +1,4 @@
-"""The sequential core: the same ports as `hw/core.py`, the same programs, a sixth of the circuit.
+"""The sequential core: the same ports as `hw/core.py`, the same programs, a third of the circuit.
 
 One instruction runs at a time. A small processor (`processor.py`) with a fixed program
 (`firmware.py`) reads and decodes instructions, keeps thresholds and walks the outer loops; the
@@ -7,8 +7,8 @@ inner ones are walked by the engine (array and post-processor) and the mover.
 What differs from the parallel core, for those who look at it from outside:
 - of the counters only CYCLES and RETIRED count, the others stay 0;
 - timestamps have no active cycles (0);
-- the watchdog and CANCEL are looked at every `ALARM_CYCLES` cycles at the latest, and the
-  watchdog's limit is that of the run's beginning.
+- the watchdog and CANCEL are looked at every `ALARM_CYCLES` cycles, or at the end of an ARRAY's
+  innermost loop of passes; the watchdog's limit is that of the run's beginning.
 """
 
 from amaranth import Cat, Module, Mux, Signal

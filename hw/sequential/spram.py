@@ -17,9 +17,17 @@ from ..ports import MemoryReadSignature, memory_write_signature
 from .ports import ScratchpadPort
 from .products import has_mac16
 
-__all__ = ["SpramMemory", "SpramPair"]
+__all__ = ["SpramMemory", "SpramPair", "check_room"]
 
 _PAIR_BITS = 14
+
+
+def check_room(config: Config) -> None:
+    """Raises `ConfigError` when main memory and scratchpad are more than there is."""
+    half = 4 << _PAIR_BITS - 1
+    if config.memory_size > 3 * half or 4 * config.scratchpad_words > half:
+        raise ConfigError(f"SPRAM has room for memory_size of {3 * half} and a scratchpad of "
+                          f"{half // 4} words: choose less")
 
 
 class SpramPair(wiring.Component):
@@ -71,16 +79,12 @@ class SpramMemory(wiring.Component):
     """
 
     def __init__(self, config: Config):
-        half = 4 << _PAIR_BITS - 1
-        self._config = config
+        check_room(config)
         super().__init__({
             "read": In(MemoryReadSignature(config)),
             "write": In(memory_write_signature(config)),
             "scratchpad": In(ScratchpadPort(config)),
         })
-        if config.memory_size > 3 * half or 4 * config.scratchpad_words > half:
-            raise ConfigError(f"SPRAM has room for memory_size of {3 * half} and a scratchpad of "
-                              f"{half // 4} words: choose less")
 
     def elaborate(self, platform):
         m = Module()

@@ -95,11 +95,11 @@ def pack_tiles(weight: NDArray[np.int8], channel_groups: int, config: Config) ->
             place = np.arange(begin, begin + depth)
             part[:, place // rows, :, place % rows, column] = weight[channel].transpose(0, 1, 2)
         ranges.append((low, high))
-        tiles = weight_bytes(part, config)
-        first.append(places.setdefault(tiles, total))
+        packed = weight_bytes(part, config)
+        first.append(places.setdefault(packed, total))
         if first[-1] == total:
             total += (high - low) * height * width
-            parts.append(tiles)
+            parts.append(packed)
     return Tiles((height, width), tuple(ranges), tuple(first), b"".join(parts))
 
 
