@@ -107,7 +107,7 @@ def _finished(result_file: Path, name: int) -> dict[str, Any] | None:
     """The result of an earlier build of the same, if its bitstream is untouched."""
     try:
         result = json.loads(result_file.read_text())
-        untouched = (result["identity", "write_design"] == f"{name:016x}"
+        untouched = (result["identity"] == f"{name:016x}"
                      and result["bitstream_sha256"] == _sha256(Path(result["bitstream"])))
     except (OSError, ValueError, KeyError, TypeError):
         return None

@@ -83,7 +83,7 @@ def test_same_calls_give_the_same_cycles():
     for _ in range(2):
         with device(stall_per_mille=200, seed=7) as soc:
             copy(soc, beats=70)
-            results.append((soc.cycle, soc.marks.tobytes()))
+            results.append((soc.cycle, soc.marks.tolist()))
     assert results[0] == results[1]
 
 
