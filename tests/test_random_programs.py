@@ -101,3 +101,104 @@ def test_lowered_thresholds_do_change_results():
             shown += any((result(program, image, noise=order, order=order) != expected).any()
                          for order in range(4))
     assert shown > total // 5, f"{shown} of {total}"
+
+
+@pytest.mark.parametrize("inputs", [
+    300, pytest.param(100_000, marks=pytest.mark.slow, id="fuzz")])
+def test_damaged_programs_are_refused_or_sound(inputs):
+    """Whatever the verifier lets pass runs without error, and in any order alike; whatever it
+    refuses still ends, with an error or without."""
+    seed = 40
+    rng = random.Random(seed)
+    passed = 0
+    for number in range(inputs):
+        config = CONFIGS[rng.choice(list(CONFIGS))]
+        if number % 50 == 0:
+            programs = {name: random_program(other, number, instructions=12)
+                        for name, other in CONFIGS.items()}
+        program = programs[next(name for name in CONFIGS if CONFIGS[name] is config)]
+        image = damaged(program, rng)
+        where = f"seed {seed}, number {number}"
+        if refusal(config, image):
+            memory = program.memory()
+            memory[:len(image)] = np.frombuffer(image, np.uint8)
+            outcome = Golden(config).run(memory)
+            assert outcome.error in set(ErrorCode), where
+            continue
+        passed += 1
+        expected = result(program, image)
+        assert (result(program, image, noise=number, order=number) == expected).all(), where
+    assert inputs // 20 < passed < inputs // 2, passed
+
+
+def test_redundant_thresholds_are_valid_too():
+    for seed in range(3):
+        sparse = random_program(CONFIGS["narrow"], seed)
+        program = random_program(CONFIGS["narrow"], seed, redundant=True)
+        verify_image(program.config, program.image)
+        assert (result(program) == result(sparse)).all(), f"seed {seed}"
+
+    def waits(program):
+        return sum(map(bool, (wait for queue in program.lists.values() for item in queue
+                              for wait in item.waits)))
+
+    assert waits(program) > waits(sparse)
+
+
+def test_queues_have_room_to_overlap():
+    """Most instructions begin before everything listed before them has retired."""
+    program = random_program(CONFIGS["small"], 0)
+    golden = Golden(program.config)
+    lengths = [len(queue) for queue in program.lists.values()]
+    assert min(lengths) > 5
+    firsts = [next(item for item in program.lists[queue] if sum(item.waits))
+              for queue in (Queue.ARRAY, Queue.POST, Queue.STORE)]
+    assert all(sum(item.waits) < sum(lengths) // 2 for item in firsts)
+    assert golden.run(program.memory()).retired == tuple(lengths)
+
+
+def test_same_seed_same_program_other_seed_other_program():
+    config = CONFIGS["small"]
+    assert random_program(config, 1).image == random_program(config, 1).image
+    assert random_program(config, 1).image != random_program(config, 2).image
+    program = random_program(config, 1)
+    assert read_instructions(config, program.image) == program.lists
+
+
+@pytest.mark.parametrize("name", CONFIGS)
+def test_programs_use_all_that_the_configuration_has(name):
+    config = CONFIGS[name]
+    seen = collections.Counter()
+    for seed in range(6):
+        for instruction in (item for queue in random_program(config, seed).lists.values()
+                            for item in queue):
+            seen[type(instruction)] += 1
+            match instruction:
+                case Load():
+                    seen[LoadTarget(instruction.target)] += 1
+                    seen["chunks"] += instruction.chunks > 1
+                case Post():
+                    seen[f"post {PostSource(instruction.source).name}"] += 1
+                    seen["table"] += instruction.use_table
+                    seen["add"] += instruction.use_add
+                    seen["offset"] += instruction.byte_offset > 0
+                case Vector():
+                    seen[f"vector {instruction.mode} {instruction.reduce}"] += 1
+                    seen["vector accumulate"] += instruction.accumulate
+                case Array():
+                    seen["accumulate"] += instruction.accumulate
+            seen["mark"] += instruction.mark
+            seen["own wait"] += instruction.waits[instruction.queues[0]] > 0
+    wanted = {Load, Fill, Array, Post, Store, LoadTarget.SCRATCHPAD, LoadTarget.WEIGHT,
+              LoadTarget.PARAMETER, "chunks", "post ARRAY", "post SCRATCHPAD", "accumulate", "mark",
+              "own wait"}
+    if config.vector_taps:
+        wanted |= {Vector, LoadTarget.VECTOR_WEIGHT, "post VECTOR", "vector accumulate",
+                   *(f"vector {mode} {reduce}" for mode in (0, 1) for reduce in (0, 1))}
+    if config.table:
+        wanted |= {LoadTarget.TABLE, "table"}
+    if config.residual:
+        wanted |= {"post PRODUCT", "add"}
+    if config.columns < config.rows:
+        wanted |= {"offset"}
+    assert not {kind for kind in wanted if not seen[kind]}
