@@ -311,7 +311,7 @@ PRESETS: dict[str, Config] = {
         rows=4, columns=4, lanes=1, scratchpad_banks=4, scratchpad_bank_words=512,
         weight_words=512, accumulator_words=512, parameter_words=256,
         vector_taps=1, vector_accumulator_words=512, vector_weight_words=512,
-        memory_bytes_per_beat=4, memory_size=40 << 10, timestamps=64, clock_mhz=80.0),
+        memory_bytes_per_beat=4, memory_size=40 << 10, timestamps=64, clock_mhz=54.0),
     "orangecrab-85f": Config(
         rows=16, columns=8, lanes=2, scratchpad_banks=4, scratchpad_bank_words=1024,
         weight_words=2048, accumulator_words=256, parameter_words=128,
