@@ -19,7 +19,7 @@ SHAPES = {
         "parameter_words": 64, "vector_accumulator_words": 64, "vector_weight_words": 64}),
 }
 BUILT = {
-    "orangecrab-25f": {"LUT": 15_363, "FF": 9_849, "multipliers": 28, "block RAM": 52},
+    "orangecrab-25f": {"LUT": 15_387, "FF": 9_849, "multipliers": 28, "block RAM": 52},
     "ulx3s-85f": {"LUT": 29_825, "FF": 17_862, "multipliers": 144, "block RAM": 146},
     "ulx3s-12f": {"LUT": 14_866, "FF": 10_122, "multipliers": 28, "block RAM": 50},
     "icebreaker": {"LUT": 4_871, "multipliers": 8, "block RAM": 28},
