@@ -45,9 +45,7 @@ def identity(board: Board, config: Config) -> int:
     digest = hashlib.sha256()
     for name in sorted(files):
         if not name.startswith("build_"):  # scripts of the platform, which are not used
-            content = files[name]
-            digest.update(name.encode() + b"\0")
-            digest.update(content if isinstance(content, bytes) else content.encode())
+            digest.update(name.encode() + b"\0" + files[name])
     parts = {"board": board.name, "config": config.to_dict(), "version": VERSION,
              "commands": [[Path(step.command[0]).name, *step.command[1:]]
                           for step in flow.steps(board, platform)],
@@ -123,11 +121,11 @@ def write_design(board: Board, config: Config, name: int, folder: Path) -> Any:
     Returns the platform."""
     platform, files = _design(board, config, name)
     for file, content in files.items():
-        (folder / file).write_bytes(content if isinstance(content, bytes) else content.encode())
+        (folder / file).write_bytes(content)
     return platform
 
 
-def _design(board: Board, config: Config, name: int) -> tuple[Any, dict[str, str | bytes]]:
+def _design(board: Board, config: Config, name: int) -> tuple[Any, dict[str, bytes]]:
     """The platform, and the files that it leaves for the tools."""
     try:
         from systolith.hw.multiplier import MultiplierBudget
@@ -144,7 +142,8 @@ def _design(board: Board, config: Config, name: int) -> tuple[Any, dict[str, str
     files = dict(plan.files)
     if "top.il" in files:
         files["top.il"] = flow.without_collisions(files["top.il"])
-    return platform, files
+    return platform, {file: content if isinstance(content, bytes) else content.encode()
+                      for file, content in files.items()}
 
 
 def _report(board: Board, config: Config, folder: Path, *, built: bool) -> dict[str, Any]:

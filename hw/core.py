@@ -2,7 +2,7 @@
 
 from amaranth import Cat, ClockDomain, ClockSignal, DomainRenamer, Module, Signal
 from amaranth.lib import wiring
-from amaranth.lib.wiring import In, Out
+from amaranth.lib.wiring import Out
 
 from .arbiter import MemoryArbiter
 from .array_engine import ArrayEngine
@@ -11,7 +11,7 @@ from .control_unit import ControlUnit
 from .counters import watched_ports
 from .isa import LoadTarget, Queue
 from .load import LoadMover
-from .ports import ControlSignature, MemoryReadSignature, memory_write_signature
+from .ports import core_members
 from .post import PostProcessor
 from .scratchpad import Scratchpad
 from .store import StoreMover
@@ -50,16 +50,7 @@ class Core(wiring.Component):
     def __init__(self, config: Config, *, watched: bool = False):
         self._config = config
         self._watched = watched
-        read, write = MemoryReadSignature(config), memory_write_signature(config)
-        super().__init__({
-            "control": In(ControlSignature(config)),
-            "read": Out(read),
-            "write": Out(write),
-            "host_read": In(read),
-            "host_write": In(write),
-            **watched_ports(watched),
-            "mark": Out(1),
-        })
+        super().__init__({**core_members(config), **watched_ports(watched), "mark": Out(1)})
 
     def elaborate(self, platform):
         m = Module()

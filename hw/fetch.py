@@ -19,7 +19,6 @@ _OUTSTANDING = 16
 wanted every ten."""
 
 
-
 def prefetch_slots(config: Config) -> int:
     """Instructions a queue that wait in the prefetch buffer, which is one block RAM or two."""
     return 2 if config.rows <= 4 else 8

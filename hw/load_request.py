@@ -7,6 +7,7 @@ from amaranth.lib.wiring import In, Out
 from .compare import exceeds
 from .config import Config
 from .isa import ErrorCode, Fill, Load, LoadTarget
+from .loops import count_levels
 from .ports import MemoryReadSignature, instruction_layout
 
 __all__ = ["LOAD_BURST_BEATS", "LOAD_LAYOUT", "LOAD_WINDOW_BEATS", "ROW_LAYOUT", "LoadRequester",
@@ -148,12 +149,9 @@ class LoadRequester(wiring.Component):
 
         accept = Signal()
         m.d.comb += accept.eq(self.instruction.valid & self.instruction.ready)
-        for number, step, restart in ((chunk_number, 1, row_end), (row_number, row_end, plane_end),
-                                      (plane_number, plane_end, 0)):
-            with m.If(accept | (taken & restart)):
-                m.d.sync += number.eq(1)
-            with m.Elif(taken & step):
-                m.d.sync += number.eq(number + 1)
+        count_levels(m, accept, taken, (
+            (chunk_number, 1, row_end), (row_number, row_end, plane_end),
+            (plane_number, plane_end, 0)))
         with m.If(accept):
             m.d.sync += [
                 valid.eq(1),
@@ -273,8 +271,7 @@ class LoadRequester(wiring.Component):
         limit = LOAD_WINDOW_BEATS - LOAD_BURST_BEATS
         m.d.sync += [
             outstanding.eq(outstanding + Mux(accepted, burst, 0) - self.beat),
-            room.eq(Mux(accepted,
-                         outstanding <= limit - LOAD_BURST_BEATS, outstanding <= limit)),
+            room.eq(Mux(accepted, outstanding <= limit - LOAD_BURST_BEATS, outstanding <= limit)),
         ]
         with m.If(accepted):
             m.d.sync += [

@@ -21,6 +21,7 @@ __all__ = [
     "EngineSignature",
     "MemoryReadSignature",
     "ScratchpadReadSignature",
+    "core_members",
     "instruction_layout",
     "load_write_signature",
     "memory_write_signature",
@@ -161,3 +162,11 @@ class ControlSignature(wiring.Signature):
             "timestamp_active": In(32),
             "timestamp_count": In(range(config.timestamps + 1)),
         })
+
+
+def core_members(config: Config) -> dict[str, wiring.Member]:
+    """What every core has, whichever implementation it is: control, main memory, and the way by
+    which the link endpoint reaches main memory."""
+    read, write = MemoryReadSignature(config), memory_write_signature(config)
+    return {"control": In(ControlSignature(config)), "read": Out(read), "write": Out(write),
+            "host_read": In(read), "host_write": In(write)}

@@ -8,6 +8,7 @@ from .align import Packer, piece_layout, word_layout
 from .compare import exceeds
 from .config import Config
 from .isa import ErrorCode, Store
+from .loops import count_levels
 from .ports import (
     SCRATCHPAD_LATENCY,
     EngineSignature,
@@ -157,11 +158,7 @@ class _Rows(wiring.Component):
             ]
         accept = Signal()
         m.d.comb += accept.eq(self.instruction.valid & self.instruction.ready)
-        for number, step, restart in ((row_number, 1, row_end), (plane_number, row_end, 0)):
-            with m.If(accept | (taken & restart)):
-                m.d.sync += number.eq(1)
-            with m.Elif(taken & step):
-                m.d.sync += number.eq(number + 1)
+        count_levels(m, accept, taken, ((row_number, 1, row_end), (plane_number, row_end, 0)))
         with m.If(accept):
             m.d.sync += [
                 valid.eq(1), fields.eq(i),

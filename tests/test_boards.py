@@ -95,10 +95,10 @@ def test_identity_follows_configuration_and_board():
 
 def test_identity_is_the_design_not_its_sources(tmp_path, monkeypatch):
     board, config = BOARDS["ulx3s-12f"], PRESETS["ulx3s-12f"]
-    files = {"top.il": "design", "top.lpf": b"pins", "build_top.sh": "not used"}
+    files = {"top.il": b"design", "top.lpf": b"pins", "build_top.sh": b"not used"}
     monkeypatch.setattr(board_build, "_design", lambda *args: (board.platform(), files))
     first = identity(board, config)
-    files["build_top.sh"] = "another script"
+    files["build_top.sh"] = b"another script"
     assert identity(board, config) == first
     files["top.lpf"] = b"other pins"
     assert identity(board, config) != first

@@ -20,7 +20,6 @@ def computing(a: Routines) -> None:
     _channel(a)
 
 
-
 def _array(a: Routines) -> None:
     op = Opcode.ARRAY
     a.label("array")
@@ -72,9 +71,7 @@ def _array(a: Routines) -> None:
     a.output(Output.PASS)
     # While it runs: how does it go on?
     a.label("array pass")
-    a.load("left 2")
-    a.subtract(a.constant(1))
-    a.store("left 2")
+    a.decrease("left 2")
     a.jump("array outer", Cond.ZERO)
     a.label("array walks")
     a.input(Input.STATUS)
@@ -85,9 +82,7 @@ def _array(a: Routines) -> None:
     a.label("array outer")
     a.copy("left 2", "count 2")
     for k in (3, 4):
-        a.load(f"left {k}")
-        a.subtract(a.constant(1))
-        a.store(f"left {k}")
+        a.decrease(f"left {k}")
         a.jump(f"array step {k}", Cond.NOT_ZERO)
         a.copy(f"left {k}", f"count {k}")
     a.call("ahead")
@@ -292,9 +287,7 @@ def _operand(a: Routines) -> None:
     a.go_to("to")
     a.give(Output.RESULT, "value")
     a.wait()
-    a.load("left 3")
-    a.subtract(a.constant(1))
-    a.store("left 3")
+    a.decrease("left 3")
     a.jump("operand row end", Cond.ZERO)
     a.advance("from", "operand0")
     a.advance("to", "step0")

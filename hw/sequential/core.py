@@ -14,19 +14,19 @@ What differs from the parallel core, for those who look at it from outside:
 from amaranth import Cat, Module, Mux, Signal
 from amaranth.lib import data, wiring
 from amaranth.lib.memory import Memory
-from amaranth.lib.wiring import In, Out
+from amaranth.lib.wiring import Out
 
 from systolith.errors import ConfigError
 
 from ..config import Config
-from ..counters import counter_port
+from ..counters import counter_port, watched_ports
 from ..isa import ErrorCode, Queue
-from ..ports import ControlSignature, MemoryReadSignature, memory_write_signature
+from ..ports import core_members
 from ..protocol import Counter
 from .engine import Engine
 from .firmware import firmware
 from .mover import Mover
-from .ports import LOG_COUNTERS, LOG_TIMESTAMPS, Input, Output, ScratchpadPort, Status
+from .ports import LOG_COUNTERS, LOG_TIMESTAMPS, Input, Output, ScratchpadPort, Status, written
 from .processor import Processor
 from .share import MemoryShare
 
@@ -44,17 +44,8 @@ class SequentialCore(wiring.Component):
         if not config.sequential:
             raise ConfigError("the sequential core needs a configuration with sequential = true")
         self._config = config
-        read, write = MemoryReadSignature(config), memory_write_signature(config)
-        super().__init__({
-            "control": In(ControlSignature(config)),
-            "read": Out(read),
-            "write": Out(write),
-            "host_read": In(read),
-            "host_write": In(write),
-            "scratchpad": Out(ScratchpadPort(config)),
-            **{counter_port(counter): Out(32) for counter in Counter},
-            "mark": Out(1),
-        })
+        super().__init__({**core_members(config), "scratchpad": Out(ScratchpadPort(config)),
+                          **watched_ports(True), "mark": Out(1)})
 
     def elaborate(self, platform):
         m = Module()
@@ -80,19 +71,16 @@ class SequentialCore(wiring.Component):
         ]
         self._connect_scratchpad(m, engine, mover)
 
-        def written(port):
-            return processor.output & (processor.port == port)
-
         # A run ------------------------------------------------------------------------------------
         idle = Signal(init=1)
         start, cycles = Signal(32), Signal(32)
         cancel, alarm = Signal(), Signal()
         m.d.comb += [control.busy.eq(~idle), control.start.ready.eq(idle)]
-        with m.If(written(Output.IDLE)):
+        with m.If(written(processor, Output.IDLE)):
             m.d.sync += idle.eq(1)
         with m.If(~idle):
             m.d.sync += cycles.eq(cycles + 1)
-        with m.If(written(Output.QUIET)):
+        with m.If(written(processor, Output.QUIET)):
             m.d.sync += alarm.eq(0)
         with m.If((cycles[:ALARM_CYCLES.bit_length() - 1].all()) | control.cancel):
             m.d.sync += alarm.eq(1)
@@ -118,14 +106,14 @@ class SequentialCore(wiring.Component):
             with m.Default():
                 m.d.comb += processor.input.eq(self.scratchpad.read)
 
-        with m.If(written(Output.ERROR)):
+        with m.If(written(processor, Output.ERROR)):
             m.d.sync += [control.error.eq(processor.value[:4]),
                          control.error_queue.eq(processor.value[4:])]
-        with m.If(written(Output.ERROR_ADDRESS)):
+        with m.If(written(processor, Output.ERROR_ADDRESS)):
             m.d.sync += control.error_address.eq(processor.value)
-        with m.If(written(Output.TIMESTAMPS)):
+        with m.If(written(processor, Output.TIMESTAMPS)):
             m.d.sync += control.timestamp_count.eq(processor.value)
-        self._elaborate_log(m, written, processor.value, cycles)
+        self._elaborate_log(m, processor, cycles)
         return m
 
     def _connect_scratchpad(self, m, engine, mover):
@@ -143,19 +131,19 @@ class SequentialCore(wiring.Component):
             mover.scratchpad.read.eq(port.read), engine.scratchpad.read.eq(port.read),
         ]
 
-    def _elaborate_log(self, m, written, value, cycles):
+    def _elaborate_log(self, m, processor, cycles):
         """Counters and timestamps in one memory, of which the host reads either."""
-        control = self.control
+        control, value = self.control, processor.value
         m.submodules.log = log = Memory(shape=32, depth=_LOG_WORDS, init=[])
         write, read = log.write_port(), log.read_port()
         place = Signal(range(_LOG_WORDS))
-        logged = written(Output.LOG)
+        logged = written(processor, Output.LOG)
         counting = control.counter_index != Counter.CYCLES
         counted = Signal()
         m.d.sync += counted.eq(counting)
         with m.If(logged):
             m.d.sync += place.eq(place + 1)
-        with m.If(written(Output.LOG_PLACE)):
+        with m.If(written(processor, Output.LOG_PLACE)):
             m.d.sync += place.eq(value)
         m.d.comb += [
             write.addr.eq(place), write.data.eq(value), write.en.eq(logged),
@@ -167,7 +155,7 @@ class SequentialCore(wiring.Component):
         shown = Signal.like(control.counter_index)  # whose value is at the memory's output
         m.d.sync += shown.eq(control.counter_index)
         m.d.comb += control.counter_ready.eq(shown == control.counter_index)
-        marks = written(Output.TIMESTAMPS)
+        marks = written(processor, Output.TIMESTAMPS)
         m.d.comb += self.mark.eq(marks & (value != 0))
         # For simulations alone: nothing of this is left where nobody looks at it.
         for counter in Counter:

@@ -17,7 +17,7 @@ from amaranth.lib.wiring import In, Out
 
 from ..config import Config
 from .nest import Nest
-from .ports import WRITE, Mode, Output, ScratchpadPort
+from .ports import WRITE, Mode, Output, ScratchpadPort, written
 from .products import LATENCY as PRODUCTS_LATENCY
 from .products import Products
 from .requantize import LATENCY as REQUANTIZE_LATENCY
@@ -68,10 +68,6 @@ class Engine(wiring.Component):
             shape=32 * _COLUMNS, depth=words, init=[])
         self._read, self._write = accumulators.read_port(), accumulators.write_port()
 
-        def written(port):
-            return self.output & (self.port == port)
-
-        self._written = written
         m.d.comb += [nest.output.eq(self.output), nest.port.eq(self.port),
                      nest.value.eq(self.value), self.unfinished.eq(nest.active)]
 
@@ -88,8 +84,8 @@ class Engine(wiring.Component):
         self._adding = Signal()                       # to the accumulators, in this cycle
         self._finishing = Signal()                    # post-processed values are on their way
         self._outside = outside = (nest.address >> (config.scratchpad_words - 1).bit_length()).any()
-        next_pass = written(Output.PASS)
-        self._run = run = written(Output.RUN) | next_pass
+        next_pass = written(self, Output.PASS)
+        self._run = run = written(self, Output.RUN) | next_pass
         started = Signal(2)
         m.d.comb += started.eq(Mux(next_pass, Mode.ARRAY, self.value[:2]))
         with m.If(run):
@@ -97,7 +93,7 @@ class Engine(wiring.Component):
                          loading.eq(started == Mode.ARRAY), running.eq(started != Mode.ARRAY)]
         # Counts are taken anew unless values are still to be finished.
         m.d.comb += nest.begin.eq(run & ~nest.active)
-        with m.If(written(Output.ACCUMULATOR)):
+        with m.If(written(self, Output.ACCUMULATOR)):
             m.d.sync += base.eq(self.value)
 
         self._elaborate_weights(m, loading, running)
@@ -110,9 +106,9 @@ class Engine(wiring.Component):
         # The scratchpad ---------------------------------------------------------------------------
         result = Signal()  # to be written
         jumped = Signal()
-        m.d.sync += jumped.eq(written(Output.JUMP))
+        m.d.sync += jumped.eq(written(self, Output.JUMP))
         self._result_data = Signal(8)
-        by_hand = written(Output.RESULT)
+        by_hand = written(self, Output.RESULT)
         post = self._post_valid
         filling = Signal()
         accesses = Signal()
@@ -133,13 +129,13 @@ class Engine(wiring.Component):
         m.d.comb += [
             wrong.eq((outside & accesses) | (result & base[-1]) | (self._adding & self._target[-1])
                      | self._no_weight),
-            nest.stop.eq(wrong | written(Output.STOP)),
+            nest.stop.eq(wrong | written(self, Output.STOP)),
         ]
         with m.If(wrong):
             m.d.sync += [self.fault.eq(1), running.eq(0), loading.eq(0)]
-        with m.If(written(Output.ADDRESS)):
+        with m.If(written(self, Output.ADDRESS)):
             m.d.sync += self.fault.eq(0)
-        with m.If(written(Output.STOP)):
+        with m.If(written(self, Output.STOP)):
             m.d.sync += [running.eq(0), loading.eq(0), self.stopped.eq(0)]
         with m.If(result):
             m.d.sync += base.eq(base + 1)
@@ -155,7 +151,7 @@ class Engine(wiring.Component):
         word = Signal(range(2 * config.weight_words))
         row = Signal(range(_ROWS))
         fetched = Signal()
-        by_hand = self._written(Output.ROW)
+        by_hand = written(self, Output.ROW)
         m.d.comb += [
             read.addr.eq(word),
             self._no_weight.eq(loading & word[-1]),
@@ -171,9 +167,9 @@ class Engine(wiring.Component):
         # The fourth word is asked for in the cycle in which the third one comes.
         with m.If(loading & fetched & (row == _ROWS - 2)):
             m.d.sync += [loading.eq(0), running.eq(1)]
-        with m.If(self._written(Output.WEIGHT)):
+        with m.If(written(self, Output.WEIGHT)):
             m.d.sync += word.eq(self.value)
-        with m.If(self._written(Output.ADDRESS)):
+        with m.If(written(self, Output.ADDRESS)):
             m.d.sync += row.eq(0)
 
     def _elaborate_array(self, m):
@@ -224,14 +220,14 @@ class Engine(wiring.Component):
         self._column = column = Signal(range(_COLUMNS))
         shift = Signal(5)
         bias = Signal(32)
-        with m.If(self._written(Output.SHIFT)):
+        with m.If(written(self, Output.SHIFT)):
             m.d.sync += shift.eq(self.value)
-        with m.If(self._written(Output.BIAS)):
+        with m.If(written(self, Output.BIAS)):
             m.d.sync += bias.eq(self.value)
         self._zero = zero = Signal(8)
         low, high = Signal(8), Signal(8)
         posts = self._mode == Mode.POST
-        with m.If(self._written(Output.BOUNDS)):
+        with m.If(written(self, Output.BOUNDS)):
             m.d.sync += Cat(zero, low, high, column).eq(self.value)
         m.d.comb += [requantizer.shift.eq(shift), requantizer.sums.eq(self._products.sums),
                      requantizer.zero.eq(zero), requantizer.low.eq(low), requantizer.high.eq(high)]

@@ -11,7 +11,7 @@ from amaranth.lib.wiring import In, Out
 
 from ..config import Config
 from ..ports import MemoryReadSignature, memory_write_signature
-from .ports import WRITE, Output, ScratchpadPort, Target
+from .ports import WRITE, Output, ScratchpadPort, Target, written
 
 __all__ = ["MOST", "Mover"]
 
@@ -56,15 +56,12 @@ class Mover(wiring.Component):
         word, position = Signal(32), Signal(2)
         asking, loading, storing = Signal(), Signal(), Signal()
 
-        def written(port):
-            return self.output & (self.port == port)
-
-        with m.If(written(Output.MAIN)):
+        with m.If(written(self, Output.MAIN)):
             m.d.sync += main.eq(self.value)
-        with m.If(written(Output.TARGET)):
+        with m.If(written(self, Output.TARGET)):
             m.d.sync += [place.eq(self.value), kind.eq(self.value[16:]), position.eq(0)]
         stores = kind == Target.MAIN
-        with m.If(written(Output.MOVE)):
+        with m.If(written(self, Output.MOVE)):
             m.d.sync += [left.eq(self.value), asking.eq(~stores), loading.eq(~stores),
                          storing.eq(stores)]
 
@@ -91,7 +88,7 @@ class Mover(wiring.Component):
         with m.If(asking & request.ready):
             m.d.sync += asking.eq(0)
         takes = loading & ~asking & beats.valid
-        pushed = written(Output.PUSH)
+        pushed = written(self, Output.PUSH)
         byte = Signal(8)
         m.d.comb += [
             beats.ready.eq(takes & (whole | (main[:2] == 3) | last)),

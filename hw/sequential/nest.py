@@ -4,7 +4,7 @@ from amaranth import Module, Mux, Signal
 from amaranth.lib import wiring
 from amaranth.lib.wiring import In, Out
 
-from .ports import Output
+from .ports import Output, written
 
 __all__ = ["ADDRESS_BITS", "COUNT_BITS", "Nest"]
 
@@ -46,7 +46,7 @@ class Nest(wiring.Component):
         jump = Signal()
         for port, register in ((Output.STEP_0, steps[0]), (Output.STEP_1, steps[1]),
                                (Output.COUNT_0, counts[0]), (Output.COUNT_1, counts[1])):
-            with m.If(self.output & (self.port == port)):
+            with m.If(written(self, port)):
                 m.d.sync += register.eq(self.value)
         m.d.comb += [
             jump.eq(self.output & ((self.port == Output.JUMP) | (self.port == Output.PASS))),
@@ -56,7 +56,7 @@ class Nest(wiring.Component):
             m.d.sync += self.address.eq(
                 self.address + Mux(jump, self.value[:ADDRESS_BITS],
                                    Mux(single[0], steps[1], steps[0])))
-        with m.If(self.output & (self.port == Output.ADDRESS)):
+        with m.If(written(self, Output.ADDRESS)):
             m.d.sync += self.address.eq(0)
         with m.If(self.step | self.begin):
             m.d.sync += left[0].eq(Mux(self.begin | single[0], counts[0], left[0] - 1))

@@ -8,7 +8,7 @@ from amaranth.lib.wiring import In, Out
 from ..config import Config
 
 __all__ = ["DIGITS", "LOG_COUNTERS", "LOG_TIMESTAMPS", "PARAMETERS", "WRITE", "FastShift", "Input",
-           "Mode", "Output", "ScratchpadPort", "Status", "Target"]
+           "Mode", "Output", "ScratchpadPort", "Status", "Target", "written"]
 
 DIGITS = 0x808080
 """Added to a value so that its bytes, with their highest bits turned over, are signed digits."""
@@ -71,6 +71,11 @@ class Output(IntEnum):
     QUIET = 26      # the alarm is heard
     STOP = 27       # whatever engine and nest do
     PASS = 28       # JUMP, and RUN of the next pass of the array
+
+
+def written(source, port: Output):
+    """Whether `source`, which has the processor's `output` and `port`, writes this port."""
+    return source.output & (source.port == port)
 
 
 class Mode(IntEnum):

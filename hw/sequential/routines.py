@@ -94,6 +94,12 @@ class Routines(Assembler):
         self.add(by)
         self.store(variable)
 
+    def decrease(self, variable: str) -> None:
+        """Variable -= 1, which stays in the accumulator."""
+        self.load(variable)
+        self.subtract(self.constant(1))
+        self.store(variable)
+
     def advance(self, variable: str, *by: str) -> None:
         """An address on the chip goes on."""
         self.load(variable)
@@ -104,9 +110,7 @@ class Routines(Assembler):
 
     def count_down(self, variable: str, again: str) -> None:
         """Variable -= 1; go on at `again` unless it is 0."""
-        self.load(variable)
-        self.subtract(self.constant(1))
-        self.store(variable)
+        self.decrease(variable)
         self.jump(again, Cond.NOT_ZERO)
 
     def shift_left(self, variable: str, count: int) -> None:

@@ -44,7 +44,7 @@ def transfer_cycles(config: Config, instruction: Instruction) -> tuple[int, int]
                         LoadTarget(instruction.target), config.rows)
             lines = instruction.rows * instruction.planes
             beats = int(chunk_beats(config, instruction) * instruction.chunks * lines)
-            parts = max(1, word // config.rows) if word > config.rows else 1
+            parts = max(1, word // config.rows)
             return beats, max(beats * rate, row_words(instruction, word) * lines * parts)
         case Store():
             lines = instruction.rows * instruction.planes
