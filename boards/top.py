@@ -19,7 +19,7 @@ from systolith.hw.soc import SoC
 
 from .board import FAMILIES, Board
 from .line import line_of
-from .sdram_pads import SdramPads, read_delay
+from .sdram_pads import SdramPads, pad_timing
 
 __all__ = ["BoardTop", "HeldReset"]
 
@@ -105,8 +105,9 @@ class BoardTop(Elaboratable):
         if chip is None:
             return BlockMemory(self.config)
         m.submodules.pads = pads = SdramPads(chip)
+        timing = pad_timing(chip, self.config.clock_mhz)
         controller = SdramController(self.config, chip, self.config.clock_mhz * 1e6,
-                                     read_delay=read_delay(chip, self.config.clock_mhz))
+                                     read_delay=timing.delay)
         wiring.connect(m, controller.pins, pads.pins)
         return controller
 
@@ -125,14 +126,21 @@ class BoardTop(Elaboratable):
         platform.add_clock_constraint(core, self.config.clock_mhz * 1e6)
 
     def _clocks(self, m, platform):
-        """Domains `link` (the oscillator) and `sync` (the core). Returns the oscillator's Hz."""
+        """Domains `link` (the oscillator), `sync` (the core) and, where there is one, `sdram` (the
+        chip). Returns the oscillator's Hz."""
         family = FAMILIES[self.board.family]
         m.submodules.oscillator = pin = io.Buffer(
             "i", platform.request(platform.default_clk, dir="-"))
         hertz = platform.default_clk_frequency
         oscillator = Signal(name="oscillator_clock")
         m.d.comb += oscillator.eq(pin.i)
-        core, locked = family.pll(m, oscillator, hertz / 1e6, self.config.clock_mhz, self.board)
+        second = {}
+        if self.board.sdram is not None:
+            m.domains.sdram = sdram = ClockDomain(reset_less=True)
+            timing = pad_timing(self.board.sdram, self.config.clock_mhz)
+            second["turned"] = sdram.clk, timing.quarters
+        core, locked = family.pll(m, oscillator, hertz / 1e6, self.config.clock_mhz, self.board,
+                                  **second)
         m.domains.start = start = ClockDomain(reset_less=True)
         m.domains.link = link = ClockDomain()
         m.domains.sync = sync = ClockDomain()

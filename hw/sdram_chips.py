@@ -64,6 +64,8 @@ class SdramChip:
         Time with a stable clock before the first command, ns.
     tAC, tOH : float
         Clock to a word's arrival on the bus, and how long it stays behind the next clock, ns.
+    tIS, tIH : float
+        How long commands, addresses and written words stand before the clock, and behind it, ns.
     initial_refreshes : int
         AUTO REFRESH commands before the mode register is loaded.
     """
@@ -86,6 +88,8 @@ class SdramChip:
     power_up: float = 200_000.0
     tAC: float = 5.4
     tOH: float = 2.7
+    tIS: float = 1.5
+    tIH: float = 0.8
     initial_refreshes: int = 8
 
     def __post_init__(self) -> None:

@@ -2,6 +2,7 @@
 
 import dataclasses
 import random
+from fractions import Fraction
 
 import pytest
 
@@ -13,7 +14,7 @@ from systolith.driver.simulate import serve
 from systolith.errors import BuildError
 from systolith.hw.export import rtlil_text
 from systolith.sim.build import verilog_of
-from systolith.sim.netlist.board import NetlistDevice, build_netlist, pll_ratio
+from systolith.sim.netlist.board import NetlistDevice, PllClocks, build_netlist, pll_clocks
 from systolith.sim.netlist.cells import parameter
 from systolith.sim.netlist.convert import Netlist, cell_models, read_netlist
 from systolith.sim.netlist.logic import lookup
@@ -103,7 +104,7 @@ def netlist_of(kind, parameters=(), connections=(), ports=()):
     ("DP16KD", {}, {"WEB": [7]}, "has pin WEB in use"),
     ("DP16KD", {}, {"RSTB": [7]}, "has pin RSTB in use"),
     ("EHXPLLL", {"FEEDBK_PATH": "INT_OP"}, {}, "has FEEDBK_PATH=INT_OP"),
-    ("EHXPLLL", {}, {"CLKOS": [7]}, "has pin CLKOS in use"),
+    ("EHXPLLL", {}, {"CLKOS2": [7]}, "has pin CLKOS2 in use"),
     ("ODDRX1F", {}, {"RST": [7]}, "has pin RST in use"),
     ("TRELLIS_FF", {"LSRMODE": "PRLD"}, {}, "TRELLIS_FF x has LSRMODE=PRLD"),
     ("ODDRX2F", {}, {}, "cell x is a ODDRX2F, of which there is no model"),
@@ -120,15 +121,23 @@ def test_parameters_are_numbers_or_text():
     assert parameter("0b000") == "0b000"
 
 
-def test_the_pll_tells_the_clock():
-    dividers = {"CLKI_DIV": f"{5:032b}", "CLKFB_DIV": f"{18:032b}"}
-    fed_back = {name: ["1"] for name in ("PHASEDIR", "PHASESTEP", "PHASELOADREG")}
-    netlist = netlist_of("EHXPLLL", dividers, {**fed_back, "CLKFB": [4], "CLKOP": [4]})
-    assert pll_ratio(netlist) * 25 == 90
+def pll_netlist(clkop=4, **changes):
+    """A PLL of 25 to 90 MHz whose second output is three quarters of a period later."""
+    dividers = {"CLKI_DIV": 5, "CLKFB_DIV": 18, "CLKOP_DIV": 7, "CLKOP_CPHASE": 6, "CLKOS_DIV": 7,
+                "CLKOS_CPHASE": 11, "CLKOS_FPHASE": 2, **changes}
+    return netlist_of("EHXPLLL", {key: f"{value:032b}" for key, value in dividers.items()}, {
+        **{name: ["1"] for name in ("PHASEDIR", "PHASESTEP", "PHASELOADREG")},
+        "CLKFB": [4], "CLKOP": [clkop]})
+
+
+def test_the_pll_tells_the_clocks():
+    assert pll_clocks(pll_netlist()) == PllClocks(Fraction(18, 5), Fraction(3, 4))
     with pytest.raises(BuildError, match="PLL is not fed back from its output"):
-        pll_ratio(netlist_of("EHXPLLL", dividers, {**fed_back, "CLKFB": [4], "CLKOP": [5]}))
+        pll_clocks(pll_netlist(clkop=5))
+    with pytest.raises(BuildError, match="no second output of the core's frequency"):
+        pll_clocks(pll_netlist(CLKOS_DIV=8))
     with pytest.raises(BuildError, match="has 0 PLLs instead of one"):
-        pll_ratio(netlist_of("LUT4"))
+        pll_clocks(netlist_of("LUT4"))
 
 
 def test_pins_are_those_of_a_board():
@@ -160,8 +169,6 @@ def test_boards_whose_memory_is_not_simulated():
 
 def test_a_clock_that_is_not_the_configurations():
     board = BOARDS["ulx3s-85f"]
-    open_pins = {name: ["1"] for name in ("PHASEDIR", "PHASESTEP", "PHASELOADREG")}
-    netlist = netlist_of("EHXPLLL", {"CLKI_DIV": "1", "CLKFB_DIV": "11"},
-                         {**open_pins, "CLKFB": [4], "CLKOP": [4]})
+    netlist = pll_netlist(CLKI_DIV=1, CLKFB_DIV=3)
     with pytest.raises(BuildError, match="PLL makes 75 MHz instead of the configuration's 80"):
         NetlistDevice(netlist, board, board.config.replace(clock_mhz=80.0))

@@ -1,10 +1,11 @@
 // A board's netlist between its pins: oscillator and PLL, the serial line, the SDRAM chip.
 // Python calls the functions at the end through ctypes, many cycles at a time.
 //
-// Time is counted in a unit of which both clocks' half periods are whole numbers. Nothing in the
-// netlist takes time; what the pads and the board's wires take, out to the chip and back, is added
+// Time is counted in a unit of which the clocks' half periods, and the time that the chip's clock is
+// later, are whole numbers. Nothing in the netlist takes time; what the pads and the board's wires take, out to the chip and back, is added
 // to the chip's words on their way, which reach the pads' registers or miss them.
 
+#include <algorithm>
 #include <cstdint>
 #include <deque>
 #include <memory>
@@ -22,6 +23,7 @@ struct Options {
     SdramSettings chip;
     uint64_t memory_size;
     uint32_t oscillator_half, core_half;  // units of time
+    uint32_t turned;                      // that the chip's clock is behind the core's
     double unit_ns, baud, access_ns, hold_ns, trip_ns;
 };
 
@@ -93,16 +95,16 @@ struct Board {
         : o(options), context(new VerilatedContext), top(new Vtop(context.get())),
           line(1e9 / options.baud / options.unit_ns), pages(options.memory_size),
           chip(options.chip, pages.data()), next_oscillator(options.oscillator_half),
-          next_core(options.core_half) {
+          next_core(options.core_half), next_turned(options.core_half + options.turned) {
         top->rx = 1;
         top->eval();
     }
     ~Board() { top->final(); }
 
-    // One edge of one clock, or of both. Returns whether a cycle of the core has begun.
+    // The next edge of any clock. Returns whether a cycle of the core has begun.
     bool edge() {
         Vtop& t = *top;
-        const uint64_t now = next_oscillator < next_core ? next_oscillator : next_core;
+        const uint64_t now = std::min({next_oscillator, next_core, next_turned});
         bool begins = false;
         if (now == next_oscillator) {
             next_oscillator += o.oscillator_half;
@@ -117,6 +119,10 @@ struct Board {
             next_core += o.core_half;
             t.pll_clock = begins = !t.pll_clock;
             if (begins) t.dq = word(double(now));
+        }
+        if (now == next_turned) {
+            next_turned += o.core_half;
+            t.turned_clock = !t.turned_clock;
         }
         const bool clock = t.sdram_clk;
         t.eval();
@@ -170,7 +176,7 @@ struct Board {
     Sdram chip;
     std::deque<Word> words;
     std::string broken;
-    uint64_t next_oscillator, next_core, cycle = 0;
+    uint64_t next_oscillator, next_core, next_turned, cycle = 0;
     uint32_t noise = 1;
 };
 

@@ -1,13 +1,14 @@
 """A board's netlist, verilated, with its oscillator, serial line and SDRAM chip, as a byte device.
 
 Everything passes the pins: bytes come and go at the board's baud rate, the chip sees the commands
-that the pads drive, half a period after the core's clock. What is simulated is the netlist before
-placement, which takes no time.
+that the pads drive, at the phase of its clock that the PLL makes. What is simulated is the netlist
+before placement, which takes no time.
 """
 
 import ctypes
 import re
 import weakref
+from dataclasses import dataclass
 from fractions import Fraction
 from pathlib import Path
 from typing import Any
@@ -21,7 +22,7 @@ from systolith.sim.sdram import SdramSettings, settings_of
 from .cells import parameter
 from .convert import Netlist, cell_models
 
-__all__ = ["PAD_NS", "NetlistDevice", "build_netlist", "pll_ratio"]
+__all__ = ["PAD_NS", "NetlistDevice", "PllClocks", "build_netlist", "pll_clocks"]
 
 PAD_NS = 5.0
 """What pads and wires take on the way to the SDRAM chip and back, by default: a plausible figure,
@@ -44,15 +45,25 @@ _CYCLES_PER_CALL = 2_000
 
 class _Options(ctypes.Structure):
     _fields_ = [("chip", SdramSettings), ("memory_size", ctypes.c_uint64),
-                ("oscillator_half", ctypes.c_uint32), ("core_half", ctypes.c_uint32),
+                *((name, ctypes.c_uint32) for name in ("oscillator_half", "core_half", "turned")),
                 *((name, ctypes.c_double) for name in ("unit_ns", "baud", "access_ns", "hold_ns",
                                                        "trip_ns"))]
 
 
-def pll_ratio(netlist: Netlist) -> Fraction:
-    """The core's clock over the oscillator's, by the dividers of the netlist's PLL.
+@dataclass(frozen=True)
+class PllClocks:
+    """What a netlist's PLL makes: the core's clock over the oscillator's, and the part of its
+    period that the chip's clock is later."""
 
-    Raises `BuildError` unless there is exactly one, fed back from its own output.
+    ratio: Fraction
+    turned: Fraction
+
+
+def pll_clocks(netlist: Netlist) -> PllClocks:
+    """The clocks by the dividers and phases of the netlist's PLL.
+
+    Raises `BuildError` unless there is exactly one, fed back from its own output, with a second
+    output of the same frequency.
     """
     plls = netlist.of_kind("EHXPLLL")
     if len(plls) != 1:
@@ -61,8 +72,16 @@ def pll_ratio(netlist: Netlist) -> Fraction:
     pll = plls[0]
     if pll["connections"].get("CLKFB") != pll["connections"].get("CLKOP"):
         raise BuildError("the netlist's PLL is not fed back from its output: build it again")
-    divider = {key: parameter(pll["parameters"][key]) for key in ("CLKI_DIV", "CLKFB_DIV")}
-    return Fraction(int(divider["CLKFB_DIV"]), int(divider["CLKI_DIV"]))
+    value = {key: int(parameter(pll["parameters"].get(key, "0"))) for key in (
+        "CLKI_DIV", "CLKFB_DIV", *(f"{output}_{name}" for output in ("CLKOP", "CLKOS")
+                                   for name in ("DIV", "CPHASE", "FPHASE")))}
+    if value["CLKOS_DIV"] != value["CLKOP_DIV"]:
+        raise BuildError("the netlist's PLL has no second output of the core's frequency, for the "
+                         "SDRAM chip: build it again")
+    eighths = (8 * (value["CLKOS_CPHASE"] - value["CLKOP_CPHASE"])
+               + value["CLKOS_FPHASE"] - value["CLKOP_FPHASE"])
+    return PllClocks(Fraction(value["CLKFB_DIV"], value["CLKI_DIV"]),
+                     Fraction(eighths, 8 * value["CLKOP_DIV"]) % 1)
 
 
 def build_netlist(netlist: Netlist) -> Path:
@@ -79,7 +98,7 @@ def build_netlist(netlist: Netlist) -> Path:
 
 
 def _board(netlist: Netlist) -> str:
-    """Module `board`: the netlist under the harness' names, and the clock that its PLL gives."""
+    """Module `board`: the netlist under the harness' names, and the clocks that its PLL gives."""
     found = {}
     for name, pattern in _PINS.items():
         matching = [port for port in netlist.ports if re.fullmatch(pattern, port)]
@@ -95,7 +114,8 @@ def _board(netlist: Netlist) -> str:
                       f"[{len(netlist.ports[port]['bits']) - 1}:0] {name}"
                       for port, name in found.items())
     wired = ", ".join(f".{port}({name})" for port, name in found.items())
-    return f"module board(input pll_clock, {ports});\ntop netlist({wired});\nendmodule\n"
+    return (f"module board(input pll_clock, turned_clock, {ports});\n"
+            f"top netlist({wired});\nendmodule\n")
 
 
 class NetlistDevice:
@@ -126,15 +146,19 @@ class NetlistDevice:
         except ImportError as error:
             raise MissingExtraError(f"simulating a board's netlist needs {error.name}: pip install "
                                     "'systolith[hw]'") from None
-        ratio = pll_ratio(netlist)
+        clocks = pll_clocks(netlist)
+        ratio = clocks.ratio
         clock_hz = oscillator_hz * float(ratio)
         if abs(clock_hz / (config.clock_mhz * 1e6) - 1) > 0.005:
             raise BuildError(f"the netlist's PLL makes {clock_hz / 1e6:g} MHz instead of the "
                              f"configuration's {config.clock_mhz:g}: build it again")
         self._library = _load(build_netlist(netlist))
+        parts = (2 * ratio.denominator * clocks.turned).denominator  # whole units of time
         options = _Options(
-            settings_of(chip, clock_hz), chip.size, ratio.numerator, ratio.denominator,
-            0.5e9 / oscillator_hz / ratio.numerator, board.baud, chip.tAC, chip.tOH, pad_ns)
+            settings_of(chip, clock_hz), chip.size, ratio.numerator * parts,
+            ratio.denominator * parts, int(2 * ratio.denominator * parts * clocks.turned),
+            0.5e9 / oscillator_hz / (ratio.numerator * parts), board.baud, chip.tAC, chip.tOH,
+            pad_ns)
         handle = self._library.netlist_create(ctypes.byref(options))
         if not handle:
             raise DeviceError(f"no room for the {chip.size} bytes of the simulated {chip.name}: "

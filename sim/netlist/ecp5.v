@@ -106,15 +106,17 @@ module ODDRX1F (
     assign Q = SCLK ? third[0] : third[1];
 endmodule
 
-// Phase-locked loop (FPGA-TN-02200) with its feedback from CLKOP. The clock itself is made outside,
-// by the dividers of the netlist, since nothing here takes time; it runs before it is locked.
+// Phase-locked loop (FPGA-TN-02200) with its feedback from CLKOP. The clocks themselves are made
+// outside, by the dividers and phases of the netlist, since nothing here takes time; they run before
+// it is locked.
 module EHXPLLL (
     input CLKI,
-    output CLKOP, LOCK
+    output CLKOP, CLKOS, LOCK
 );
     localparam LOCK_CYCLES = 200;
     reg [7:0] cycles = 0;
     assign LOCK = cycles == LOCK_CYCLES;
     always @(posedge CLKI) if (!LOCK) cycles <= cycles + 1;
     assign CLKOP = board.pll_clock;
+    assign CLKOS = board.turned_clock;
 endmodule
