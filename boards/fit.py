@@ -139,7 +139,8 @@ def _parts(board: Board, config: Config) -> Iterator[tuple[float, float]]:
     yield 1020 + 20 * beat + 62 * rows, 790 + 25 * beat + 37 * rows   # LOAD
     yield 560 + 5 * beat + 54 * rows, 500 + 17 * beat + 33 * rows     # STORE
     ways = len(read_groups(config))                                   # scratchpad's crossbar
-    yield 340 + (5 + 7.6 * ways) * rows * config.scratchpad_banks, 40 + 23 * ways * rows
+    registers = 23 * ways - (13 if config.scratchpad_banks == 1 else 0)
+    yield 340 + (5 + 7.6 * ways) * rows * config.scratchpad_banks, 40 + registers * rows
     yield 550, 690                                                    # the array's engine
     yield 16 * rows * columns, 31 * rows * columns                    # its cells
     yield 167 * columns, 136 * columns + 32 * lanes                   # its accumulators

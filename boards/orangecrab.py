@@ -15,4 +15,4 @@ def _board(size, multipliers):
 
 
 ORANGECRAB_25F = _board("25F", 28)
-ORANGECRAB_85F = _board("85F", 156)
+ORANGECRAB_85F = _board("85F", 144)

@@ -92,6 +92,15 @@ class Scratchpad(wiring.Component):
             m.d.comb += address.eq(chosen)
             ways.append((members, asked, address))
 
+        if config.scratchpad_banks == 1:
+            self._one_bank(m, ways, writers)
+        else:
+            self._banks(m, ways, writers, bank_bits)
+        return m
+
+    def _banks(self, m, ways, writers, bank_bits):
+        """Banks behind multiplexers, and a register behind the one that chooses an answer."""
+        config = self._config
         read_data = []
         for bank in range(config.scratchpad_banks):
             m.submodules[f"bank_{bank}"] = storage = memory.Memory(
@@ -100,11 +109,11 @@ class Scratchpad(wiring.Component):
             read_data.append(read.data)
             # Statements further down win: the lowest priority comes first.
             for _, asked, address in reversed(ways):
-                with m.If(asked & (bank_of(address) == bank)):
+                with m.If(asked & (address[:bank_bits] == bank)):
                     m.d.comb += [read.addr.eq(address[bank_bits:]), read.en.eq(1)]
             for writer in reversed(writers):
                 item = writer.payload
-                with m.If(writer.valid & (bank_of(item.address) == bank)):
+                with m.If(writer.valid & (item.address[:bank_bits] == bank)):
                     m.d.comb += [write.addr.eq(item.address[bank_bits:]), write.data.eq(item.data),
                                  write.en.eq(item.mask)]
 
@@ -114,10 +123,46 @@ class Scratchpad(wiring.Component):
             answer = Signal(8 * config.rows)
             m.d.sync += accepted.eq(Cat(
                 member.request.valid & member.request.ready for member in members).any())
-            m.d.sync += bank.eq(bank_of(address))
+            m.d.sync += bank.eq(address[:bank_bits])
             with m.If(accepted), m.Switch(bank):
                 for index, word in enumerate(read_data):
                     with m.Case(index):
                         m.d.sync += answer.eq(word)
             m.d.comb += [member.data.eq(answer) for member in members]
-        return m
+
+    def _one_bank(self, m, ways, writers):
+        """One bank needs no multiplexer behind it: the register is in front, where wires to all its
+        blocks are long. Wide words have two such registers, each beside a half of the blocks."""
+        config = self._config
+        halves = 2 if config.rows >= 8 else 1
+        rows = config.rows // halves
+        address = Signal(range(config.scratchpad_words))
+        for _, asked, wanted in reversed(ways):
+            with m.If(asked):
+                m.d.comb += address.eq(wanted)
+        item = Signal.like(writers[0].payload)
+        for writer in reversed(writers):
+            with m.If(writer.valid):
+                m.d.comb += item.eq(writer.payload)
+        written = Cat(writer.valid for writer in writers).any()
+        words = []
+        for half in range(halves):
+            m.submodules[f"half_{half}"] = storage = memory.Memory(
+                shape=8 * rows, depth=config.scratchpad_words, init=[])
+            write, read = storage.write_port(granularity=8), storage.read_port()
+            # Registers that are equal but for their first value stay two when tools look for
+            # equal ones.
+            first = (config.scratchpad_words - 1) * half
+            place = Signal.like(address, init=first, name=f"read_address_{half}")
+            target = Signal.like(address, init=first, name=f"write_address_{half}")
+            enable, data = Signal(rows, name=f"mask_{half}"), Signal(8 * rows, name=f"data_{half}")
+            m.d.sync += [
+                place.eq(address), target.eq(item.address),
+                data.eq(item.data.word_select(half, 8 * rows)),
+                enable.eq(item.mask.word_select(half, rows) & written.replicate(rows)),
+            ]
+            m.d.comb += [read.addr.eq(place), write.addr.eq(target), write.data.eq(data),
+                         write.en.eq(enable)]
+            words.append(read.data)
+        for members, _, _ in ways:
+            m.d.comb += [member.data.eq(Cat(words)) for member in members]

@@ -8,7 +8,8 @@ from systolith.sim.bench import run_bench
 
 
 @pytest.mark.parametrize(("preset", "changes"), (
-    ("tiny", {}), ("default", {}), ("small", {"scratchpad_banks": 1})))
+    ("tiny", {}), ("default", {}), ("tiny", {"scratchpad_banks": 1}),
+    ("small", {"scratchpad_banks": 1})))
 def test_scratchpad(preset, changes):
     config = PRESETS[preset].replace(**changes)
     run_bench(Scratchpad(config), "benches.scratchpad_bench", parameters={
