@@ -295,7 +295,8 @@ def test_clocks_without_constraints_are_named(tmp_path):
     report = {"fmax": clocks, "utilization": {"TRELLIS_COMB": {"used": 3, "available": 9}}}
     (tmp_path / "report.json").write_text(json.dumps(report))
     assert board_build._report(board, config, tmp_path, built=True) == {
-        "fmax_mhz": {"core": 61.0, "link": 99.0}, "target_mhz": {"core": config.clock_mhz, "link": 25.0},
+        "fmax_mhz": {"core": 61.0, "link": 99.0},
+        "target_mhz": {"core": config.clock_mhz, "link": 25.0},
         "utilization": {"LUT": {"used": 3, "available": 9}}}
     clocks["gated"] = {"achieved": 99.0, "constraint": 12.0}
     (tmp_path / "report.json").write_text(json.dumps(report))
