@@ -18,8 +18,8 @@ class Family:
     """A family of FPGAs and how to make a core clock in it.
 
     `pll(m, source, source_mhz, wanted_mhz, board)` returns clock and lock. `resources` gives the
-    names that nextpnr's report uses, by the names of ours. `pll_has_pad`: the PLL's source is a pad,
-    which nothing else can have.
+    names that nextpnr's report uses, by the names of ours. `pll_has_pad`: the PLL's source is a
+    pad, which nothing else can have.
     """
 
     name: str

@@ -1,0 +1,47 @@
+"""The Tang Nano 9K's netlist behind its serial line, driven over a pseudo-terminal.
+
+Logic, registers and distributed memory are yosys' models; block RAM and multipliers are ours, which
+`test_gowin.py` checks; the PLL passes the oscillator's clock on. `pytest -m slow -k tang_nano -s`
+prints figures.
+"""
+
+import numpy as np
+import pytest
+import torch
+
+import systolith
+from gowin_cells import MODELS, OWN, join_contents
+from one_clock_netlist import library, run_network, run_random_programs
+from systolith.importer import import_model
+from systolith.models import digits
+from systolith.quantizer import quantize
+
+AROUND = MODELS + """
+module rPLL(input CLKIN, CLKFB, RESET, RESET_P, input [5:0] FBDSEL, IDSEL, ODSEL,
+            input [3:0] PSDA, FDLY, DUTYDA, output CLKOUT, LOCK, CLKOUTP, CLKOUTD, CLKOUTD3);
+  parameter FCLKIN = "", DYN_IDIV_SEL = "", IDIV_SEL = 0, DYN_FBDIV_SEL = "", FBDIV_SEL = 0,
+            DYN_ODIV_SEL = "", ODIV_SEL = 0, PSDA_SEL = "", DYN_DA_EN = "", DUTYDA_SEL = "",
+            CLKOUT_FT_DIR = 0, CLKOUTP_FT_DIR = 0, CLKOUT_DLY_STEP = 0, CLKOUTP_DLY_STEP = 0,
+            CLKFB_SEL = "", CLKOUT_BYPASS = "", CLKOUTP_BYPASS = "", CLKOUTD_BYPASS = "",
+            DYN_SDIV_SEL = 0, CLKOUTD_SRC = "", CLKOUTD3_SRC = "", DEVICE = "";
+  assign CLKOUT = CLKIN;
+  assign LOCK = 1;
+endmodule
+module board(input clk, rx, output tx);
+  wire clk_pad = clk, rx_pad = rx, tx_pad;
+  assign tx = tx_pad;
+  top netlist(.clk27_0__io(clk_pad), .uart_0__rx__io(rx_pad), .uart_0__tx__io(tx_pad));
+endmodule
+"""
+
+
+@pytest.fixture(scope="module")
+def compiled(tmp_path_factory):
+    """The netlist's library."""
+    return library("tang-nano-9k", tmp_path_factory.mktemp("tang"), AROUND, {*OWN, "rPLL"},
+                   join_contents)
+
+
+@pytest.mark.slow
+def test_the_netlist_runs_random_programs(compiled):
+    run_random_programs("tang-nano-9k", compiled, (80, 81))
