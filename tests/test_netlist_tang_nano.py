@@ -5,16 +5,11 @@ Logic, registers and distributed memory are yosys' models; block RAM and multipl
 prints figures.
 """
 
-import numpy as np
 import pytest
-import torch
 
-import systolith
 from gowin_cells import MODELS, OWN, join_contents
 from one_clock_netlist import library, run_network, run_random_programs
-from systolith.importer import import_model
-from systolith.models import digits
-from systolith.quantizer import quantize
+from strided_digits import strided_digits
 
 AROUND = MODELS + """
 module rPLL(input CLKIN, CLKFB, RESET, RESET_P, input [5:0] FBDSEL, IDSEL, ODSEL,
@@ -40,6 +35,15 @@ def compiled(tmp_path_factory):
     """The netlist's library."""
     return library("tang-nano-9k", tmp_path_factory.mktemp("tang"), AROUND, {*OWN, "rPLL"},
                    join_contents)
+
+
+@pytest.mark.slow
+def test_the_netlist_recognizes_a_digit(compiled):
+    """One inference, which takes mostly its way through the line."""
+    program, data, _ = strided_digits("tang-nano-9k")
+    levels, cycles = run_network("tang-nano-9k", compiled, program, data.test_images[:1])
+    assert levels.argmax() == data.test_labels[0]
+    assert cycles < 90_000
 
 
 @pytest.mark.slow
