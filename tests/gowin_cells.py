@@ -7,9 +7,8 @@ from systolith import sim
 __all__ = ["MODELS", "OWN", "join_contents"]
 
 MODELS = (Path(sim.__file__).parent / "netlist" / "gowin.v").read_text()
-OWN = {"SPX9", "SDPX9B", "DPX9B", "MULT9X9", "MULT18X18"}
+OWN = {"SPX9", "SDPX9B", "DPX9B", "DPB", "MULT9X9", "MULT18X18"}
 
-_ROW_BITS = 288
 _FIXED = {"READ_MODE": 0, "BLK_SEL": 0, "BLKSEL": 0, "RESET": 0, "OCE": 1}
 """Parameters and pins of block RAM, by what their names begin with, that the models lack."""
 
@@ -21,12 +20,17 @@ def join_contents(netlist):
     level = {bit: value for cell in cells for kind, pin, value in (("GND", "G", 0), ("VCC", "V", 1))
              if cell["type"] == kind for bit in cell["connections"][pin]}
     for cell in cells:
-        if not cell["type"].startswith(("SPX9", "SDPX9", "DPX9")):
+        if cell["type"] not in OWN or cell["type"].startswith("MULT"):
             continue
         given = cell["parameters"]
-        rows = [given.pop(f"INIT_RAM_{row:02X}", "0").replace("x", "0").rjust(_ROW_BITS, "0")
+        byte = 9 if "X9" in cell["type"] else 8
+        rows = [given.pop(f"INIT_RAM_{row:02X}", "0").replace("x", "0").rjust(32 * byte, "0")
                 for row in reversed(range(64))]
-        given["INIT"] = "".join(rows)
+        contents = "".join(rows)
+        given["INIT"] = "".join(contents[place:place + byte].rjust(9, "0")
+                                for place in range(0, len(contents), byte))
+        if byte == 8:
+            assert all(int(given[name], 2) <= 4 for name in given if "WIDTH" in name)
         pins = {name: [level.get(bit, bit) for bit in bits]
                 for name, bits in cell["connections"].items()}
         settings = {name: [int(bit) for bit in given[name]] for name in given

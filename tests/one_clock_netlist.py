@@ -1,7 +1,8 @@
 """Netlists of boards with one clock, behind their serial line, driven over a pseudo-terminal.
 
 A netlist is the one that placement gets. Around it is a module `board` with the pins `clk`, `rx`
-and `tx`, whose clock is the core's: what stands for the PLL passes it on.
+and `tx`, whose clock is the core's: what stands for the PLL passes it on. A board with two clocks
+has the same one twice.
 """
 
 import ctypes
@@ -96,7 +97,8 @@ def library(name, folder, around, own, change=lambda netlist: None):
 def opened(name, compiled):
     """The simulated board `name`, and the driver's device for it."""
     board, config = BOARDS[name], BOARDS[name].config
-    device = Netlist(compiled, round(config.clock_mhz * 1e6 / board.baud))
+    hertz = (config.clock_mhz * 1e6 if board.one_clock else board.platform().default_clk_frequency)
+    device = Netlist(compiled, round(hertz / board.baud))
     with served(device) as address, systolith.open(
             address, config=config, silence=PATIENCE, timeout=PATIENCE) as driven:
         yield device, driven

@@ -104,6 +104,7 @@ MEMORIES = (
     # bits a word, words, bits that are written together, whether a port reads and writes
     (36, 512, 9, None), (18, 1024, 9, None), (9, 2048, 9, None), (36, 512, 36, "kept"),
     (18, 1024, 9, "kept"), (9, 2048, 9, "old"), (18, 1024, 9, "new"),
+    (4, 4096, 4, None), (2, 8192, 2, None), (1, 16384, 1, None),
 )
 BITS = sum(memory[0] for memory in MEMORIES)
 
@@ -139,7 +140,7 @@ def test_block_ram_does_what_memories_do(tmp_path):
                     "write_verilog -noattr top.v"], cwd=tmp_path, check=True)
     kinds = [cell["type"] for cell in netlist["modules"]["top"]["cells"].values()]
     used = {kind: kinds.count(kind) for kind in OWN if kind in kinds}
-    assert sum(used.values()) == len(MEMORIES) and len(used) == 3, used
+    assert sum(used.values()) == len(MEMORIES) and len(used) == 4, used
     check_copies("\n".join((
         MODELS, yosys_models("gowin", sorted({*kinds} - {*OWN, "$scopeinfo"})),
         verilog_of(_Memories(), "rtl"), (tmp_path / "top.v").read_text(), f"""

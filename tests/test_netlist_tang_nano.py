@@ -1,4 +1,4 @@
-"""The Tang Nano 9K's netlist behind its serial line, driven over a pseudo-terminal.
+"""The Tang Nanos' netlists behind their serial lines, driven over a pseudo-terminal.
 
 Logic, registers and distributed memory are yosys' models; block RAM and multipliers are ours, which
 `test_gowin.py` checks; the PLL passes the oscillator's clock on. `pytest -m slow -k tang_nano -s`
@@ -30,22 +30,28 @@ endmodule
 """
 
 
-@pytest.fixture(scope="module")
-def compiled(tmp_path_factory):
-    """The netlist's library."""
-    return library("tang-nano-9k", tmp_path_factory.mktemp("tang"), AROUND, {*OWN, "rPLL"},
-                   join_contents)
+CYCLES = {"tang-nano-9k": 90_000, "tang-nano-20k": 20_000}
+"""An inference takes fewer."""
+
+
+@pytest.fixture(scope="module", params=CYCLES)
+def compiled(request, tmp_path_factory):
+    """A board's name, and its netlist's library."""
+    name = request.param
+    return name, library(name, tmp_path_factory.mktemp("tang"), AROUND, {*OWN, "rPLL"},
+                         join_contents)
 
 
 @pytest.mark.slow
 def test_the_netlist_recognizes_a_digit(compiled):
     """One inference, which takes mostly its way through the line."""
-    program, data, _ = strided_digits("tang-nano-9k")
-    levels, cycles = run_network("tang-nano-9k", compiled, program, data.test_images[:1])
+    name, netlist = compiled
+    program, data, _ = strided_digits(name)
+    levels, cycles = run_network(name, netlist, program, data.test_images[:1])
     assert levels.argmax() == data.test_labels[0]
-    assert cycles < 90_000
+    assert cycles < CYCLES[name]
 
 
 @pytest.mark.slow
 def test_the_netlist_runs_random_programs(compiled):
-    run_random_programs("tang-nano-9k", compiled, (80, 81))
+    run_random_programs(*compiled, (80, 81))

@@ -57,8 +57,9 @@ module MULT18X18 #(
         .DOUT(DOUT));
 endmodule
 
-// Block RAM (UG285) of 512 words of 36 bits, which ports share out: a byte has 9 bits. Only for
-// designs of one clock, which both ports are given. Without output registers and resets.
+// Block RAM (UG285) of 512 words of 36 bits, which ports share out: a byte has 9 bits, of which
+// widths below 9 use 8. Only for memories of one clock, which both ports are given. Without output
+// registers and resets.
 //
 // What a port reads while the other one writes it is undefined on the chip, and random here.
 module gowin_block_ram #(
@@ -87,7 +88,10 @@ module gowin_block_ram #(
         case (width)
             36: place = 0;
             18: place = 18 * address[4];
-            default: place = 9 * address[4:3];
+            9: place = 9 * address[4:3];
+            4: place = 9 * address[4:3] + 4 * address[2];
+            2: place = 9 * address[4:3] + 2 * address[2:1];
+            default: place = 9 * address[4:3] + address[2:0];
         endcase
     endfunction
 
@@ -96,7 +100,7 @@ module gowin_block_ram #(
         case (width)
             36: mask = {{9{address[3]}}, {9{address[2]}}, {9{address[1]}}, {9{address[0]}}};
             18: mask = {18'b0, {9{address[1]}}, {9{address[0]}}} << place(width, address[4:0]);
-            default: mask = 36'h1ff << place(width, address[4:0]);
+            default: mask = ((36'd1 << width) - 1) << place(width, address[4:0]);
         endcase
     endfunction
     localparam [35:0] BITS_A = (37'd1 << WIDTH_A) - 1, BITS_B = (37'd1 << WIDTH_B) - 1;
@@ -172,4 +176,25 @@ module DPX9B #(
                       .MODE_B(WRITE_MODE1), .INIT(INIT)) ram(
         .CLK(CLKA), .CEA(CEA), .WREA(WREA), .ADA(ADA), .DIA({18'b0, DIA}), .DOA(wide_a),
         .CEB(CEB), .WREB(WREB), .ADB(ADB), .DIB({18'b0, DIB}), .DOB(wide_b));
+endmodule
+
+// Widths up to 4.
+module DPB #(
+    parameter BIT_WIDTH_0 = 4, BIT_WIDTH_1 = 4, READ_MODE0 = 1'b0, READ_MODE1 = 1'b0,
+    WRITE_MODE0 = 2'b0, WRITE_MODE1 = 2'b0, BLK_SEL_0 = 3'b0, BLK_SEL_1 = 3'b0,
+    RESET_MODE = "SYNC", parameter [18431:0] INIT = 0
+) (
+    input CLKA, CEA, OCEA, RESETA, WREA, CLKB, CEB, OCEB, RESETB, WREB,
+    input [2:0] BLKSELA, BLKSELB,
+    input [13:0] ADA, ADB,
+    input [15:0] DIA, DIB,
+    output [15:0] DOA, DOB
+);
+    wire [35:0] wide_a, wide_b;
+    assign DOA = wide_a[15:0];
+    assign DOB = wide_b[15:0];
+    gowin_block_ram #(.WIDTH_A(BIT_WIDTH_0), .WIDTH_B(BIT_WIDTH_1), .MODE_A(WRITE_MODE0),
+                      .MODE_B(WRITE_MODE1), .INIT(INIT)) ram(
+        .CLK(CLKA), .CEA(CEA), .WREA(WREA), .ADA(ADA), .DIA({20'b0, DIA}), .DOA(wide_a),
+        .CEB(CEB), .WREB(WREB), .ADB(ADB), .DIB({20'b0, DIB}), .DOB(wide_b));
 endmodule
