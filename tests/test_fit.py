@@ -23,6 +23,7 @@ BUILT = {
     "ulx3s-85f": {"LUT": 29_825, "FF": 17_862, "multipliers": 144, "block RAM": 146},
     "ulx3s-12f": {"LUT": 14_866, "FF": 10_122, "multipliers": 28, "block RAM": 50},
     "icebreaker": {"LUT": 4_871, "multipliers": 8, "block RAM": 28},
+    "tang-nano-20k": {"LUT": 11_040, "FF": 7_336, "multipliers": 24, "block RAM": 37},
     "tang-nano-9k": {"LUT": 3_982, "FF": 2_046, "multipliers": 16, "block RAM": 26},
     "ulx3s-12f 8x4": {"LUT": 21_379, "FF": 12_027, "multipliers": 28, "block RAM": 45},
 }
