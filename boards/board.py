@@ -19,12 +19,14 @@ class Family:
 
     `pll(m, source, source_mhz, wanted_mhz, board)` returns clock and lock; where boards have SDRAM,
     it takes `turned` as well (`pll.ecp5_pll`). `resources` gives the names that nextpnr's report
-    uses, by the names of ours.
+    uses, by the names of ours. `pll_has_pad`: the PLL's source is a pad, which nothing else can
+    have.
     """
 
     name: str
     pll: Callable[..., Any]
     resources: dict[str, str]
+    pll_has_pad: bool = False
 
 
 def _ecp5_pll(m, source, source_mhz, wanted_mhz, board, turned=None):
@@ -51,7 +53,7 @@ FAMILIES = {
         "block RAM": "DP16KD"}),
     "ice40": Family("ice40", _ice40_pll, {
         "LUT": "ICESTORM_LC", "multipliers": "ICESTORM_DSP", "block RAM": "ICESTORM_RAM",
-        "SPRAM": "ICESTORM_SPRAM"}),
+        "SPRAM": "ICESTORM_SPRAM"}, pll_has_pad=True),
     "gowin": Family("gowin", _gowin_pll, {
         "LUT": "LUT4", "FF": "DFF", "9x9 multipliers": "MULT9X9",
         "18x18 multipliers": "MULT18X18", "block RAM": "BSRAM"}),
@@ -87,6 +89,10 @@ class Board:
         Command that loads a bitstream, whose path is put at its end.
     prepare : callable or None
         Statements the board needs besides clock, memory and link: `prepare(m, platform)`.
+    one_clock : bool
+        The link runs at the core's clock, too: small chips have no room for what crosses clocks.
+    spram : bool
+        Main memory and scratchpad share the SPRAM of an iCE40.
     """
 
     name: str
@@ -99,6 +105,8 @@ class Board:
     baud: int | None
     programmer: tuple[str, ...]
     prepare: Callable[[Any, Any], None] | None = None
+    one_clock: bool = False
+    spram: bool = False
 
     @property
     def config(self) -> Config:
@@ -106,12 +114,17 @@ class Board:
         return PRESETS[self.name]
 
 
-def amaranth_platform(module: str, name: str) -> Callable[[], Any]:
-    """Makes the platform `name` of amaranth-boards' `module`, which is imported only then.
+def amaranth_platform(module: str, name: str, *before: type) -> Callable[[], Any]:
+    """Makes the platform `name` of amaranth-boards' `module`, which is imported only then. What
+    the classes `before` define goes before its own.
 
     What it returns raises `ImportError` where amaranth-boards is not installed.
     """
-    return lambda: getattr(importlib.import_module(f"amaranth_boards.{module}"), name)()
+    def make() -> Any:
+        platform = getattr(importlib.import_module(f"amaranth_boards.{module}"), name)
+        return type(name, (*before, platform), {})()
+
+    return make
 
 
 def bare_pins(platform: Any, resource: str) -> Any:

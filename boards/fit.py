@@ -6,11 +6,11 @@ in arrays of 4x4, 8x4 and 8x8; `_TOGETHER` is what is left when all are optimize
 """
 
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 from systolith.errors import BuildError
-from systolith.hw.config import PRESETS, Config
+from systolith.hw.config import Config
 from systolith.hw.head import count_bits
 from systolith.hw.isa import WAIT_BITS
 from systolith.hw.multiplier import MultiplierBudget, demand
@@ -36,6 +36,7 @@ CAPACITY = {
     "LFE5U-25F": Resources(24_288, 24_288, 28, 56),
     "LFE5U-85F": Resources(83_640, 83_640, 156, 208),
     "GW2AR-18C": Resources(20_736, 15_552, 96, 46),
+    "GW1NR-9C": Resources(8_640, 6_480, 40, 26),
     "iCE40UP5K": Resources(5_280, 5_280, 8, 30),
 }
 """What the chips have, by device; multipliers in the smallest size. To the open tools an LFE5U-12F
@@ -54,9 +55,12 @@ _TOGETHER = (0.98, 0.835)
 """Look-up tables and flip-flops of whole designs over the sum of their parts: nextpnr's counts for
 8x4 and 16x8 cores."""
 
-_SEQUENTIAL = Resources(4_871, 1_749, 8, 28)
-"""What the sequential core takes of an iCE40UP5K: logic cells as nextpnr counts them, each with a
-LUT, an adder and a flip-flop. Its shape is fixed, so that only its memories differ."""
+_SEQUENTIAL = {
+    "iCE40UP5K": Resources(4_871, 1_749, 8, 28),
+    "GW1NR-9C": Resources(3_982, 2_046, 16, 26),
+}
+"""What the preset of the sequential core takes, by device, as nextpnr counts: an iCE40's logic
+cells are each a LUT, an adder and a flip-flop. Its shape is fixed, so that only memories differ."""
 
 _SMALL_BLOCK_BITS = 4096
 """Of an iCE40's block RAM, at widths up to 16."""
@@ -72,11 +76,12 @@ def estimate_fit(board: Board, config: Config) -> Resources:
     Raises `BuildError` for a board whose chip only its maker's tools know.
     """
     _capacity(board)
-    if config.sequential != (board.family == "ice40"):
+    sequential = board.device in _SEQUENTIAL
+    if config.sequential != sequential:
         raise BuildError(f"{board.name} needs a configuration with sequential = "
-                         f"{str(board.family == 'ice40').lower()}")
-    if config.sequential:
-        return _sequential(config)
+                         f"{str(sequential).lower()}")
+    if sequential:
+        return _sequential(board, config)
     budget = MultiplierBudget(board.family, board.multipliers, config)
     lut, ff = 0.0, 0.0
     for part_lut, part_ff in _parts(board, config):
@@ -115,16 +120,19 @@ def _capacity(board: Board) -> Resources:
     return CAPACITY[board.device]
 
 
-def _sequential(config: Config) -> Resources:
-    """As the preset, but for weights and accumulators; the other memories have a fixed size."""
-    preset = PRESETS["icebreaker"]
+def _sequential(board: Board, config: Config) -> Resources:
+    """As the preset, but for the memories that a configuration changes."""
+    preset = _SEQUENTIAL[board.device]
 
     def blocks(shape: Config) -> int:
-        return sum(max(-(-bits // 16), -(-bits * words // _SMALL_BLOCK_BITS)) for bits, words in (
-            (32, shape.weight_words), (128, 2 * shape.accumulator_words)))
+        memories = [(32, shape.weight_words), (128, 2 * shape.accumulator_words)]
+        if board.spram:
+            return sum(max(-(-bits // 16), -(-bits * words // _SMALL_BLOCK_BITS))
+                       for bits, words in memories)
+        memories += [(32, shape.scratchpad_words), (32, shape.memory_size // 4)]
+        return sum(_blocks(bits, words) for bits, words in memories)
 
-    return Resources(_SEQUENTIAL.lut, _SEQUENTIAL.ff, _SEQUENTIAL.multipliers,
-                     _SEQUENTIAL.block_ram + blocks(config) - blocks(preset))
+    return replace(preset, block_ram=preset.block_ram + blocks(config) - blocks(board.config))
 
 
 def _parts(board: Board, config: Config) -> Iterator[tuple[float, float]]:

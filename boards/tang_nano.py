@@ -1,11 +1,15 @@
-"""Tang Nano 20K: a GW2AR-18 with a BL616 as its serial port. Its SDRAM is not used."""
+"""Sipeed's Tang Nano boards, with Gowin's chips and a serial port on the USB connector.
+
+Tang Nano 20K: a GW2AR-18, and a BL616 for the port. Tang Nano 9K: a GW1NR-9, and a BL702. The
+memories beside the chips' dies, SDRAM and PSRAM, are not used.
+"""
 
 from amaranth.build import Attrs, Clock, Pins, PinsN, Resource, Subsignal
 from amaranth.vendor import GowinPlatform
 
-from .board import Board
+from .board import Board, amaranth_platform
 
-__all__ = ["TANG_NANO_20K"]
+__all__ = ["TANG_NANO_9K", "TANG_NANO_20K"]
 
 _CLOCKS = """
 {% for signal, frequency in platform.iter_signal_clock_constraints() -%}
@@ -13,10 +17,28 @@ create_clock -period {{1e9 / frequency}} [get_nets {{signal|hierarchy(".")}}]
 {% endfor %}
 """
 
+_LUTS = "".join(f"""module LUT{size}(output F, input {', '.join(inputs)});
+  parameter [{(1 << size) - 1}:0] INIT = 0;
+  LUT4 #(.INIT({{{16 >> size}{{INIT}}}})) _TECHMAP_REPLACE_ (.F(F){''.join(
+      f', .{pin}({pin})' for pin in inputs)});
+endmodule
+""" for size, inputs in ((size, [f"I{k}" for k in range(size)]) for size in (1, 2, 3)))
+"""Smaller look-up tables as LUT4 whose other inputs do not matter. nextpnr knows the delays of LUT4
+alone, and leaves paths through others out of the clock that it reports."""
+
 _IO = Attrs(IO_TYPE="LVCMOS33")
 
 
-class _TangNano20K(GowinPlatform):
+class _Constrained(GowinPlatform):
+    """A platform with clocks and look-up tables in the form that nextpnr reads."""
+
+    @property
+    def file_templates(self):
+        """Amaranth's, constraints of clocks, and a map of cells."""
+        return {**super().file_templates, "{{name}}.sdc": _CLOCKS, "{{name}}_luts.v": _LUTS}
+
+
+class _TangNano20K(_Constrained):
     """Pins of the board, of which the accelerator uses clock and UART."""
 
     part = "GW2AR-LV18QN88C8/I7"
@@ -32,13 +54,15 @@ class _TangNano20K(GowinPlatform):
     ]
     connectors = []  # noqa: RUF012
 
-    @property
-    def file_templates(self):
-        """Amaranth's, and the constraints of clocks in the form that nextpnr reads."""
-        return {**super().file_templates, "{{name}}.sdc": _CLOCKS}
 
 
 TANG_NANO_20K = Board(
     name="tang-nano-20k", title="Sipeed Tang Nano 20K", family="gowin", platform=_TangNano20K,
     device="GW2AR-18C", multipliers=96, sdram=None, baud=3_000_000,
     programmer=("openFPGALoader", "-b", "tangnano20k"))
+
+TANG_NANO_9K = Board(
+    name="tang-nano-9k", title="Sipeed Tang Nano 9K", family="gowin",
+    platform=amaranth_platform("tang_nano_9k", "TangNano9kPlatform", _Constrained),
+    device="GW1NR-9C", multipliers=40, sdram=None, baud=3_000_000,
+    programmer=("openFPGALoader", "-b", "tangnano9k"), one_clock=True)

@@ -3,7 +3,7 @@
 Two clocks. The line's (`boards/line.py`) is the board's oscillator, so that bits on it are as exact
 as a crystal; the core's comes from the PLL and drives everything else. Bytes cross in asynchronous
 FIFOs, and nothing else does. The core leaves reset when the PLL has locked, and the link a while
-later, so that no byte meets a core in reset. An iCE40 has one clock for both, from the PLL.
+later, so that no byte meets a core in reset. Small chips have one clock for both, from the PLL.
 """
 
 from amaranth import ClockDomain, DomainRenamer, Elaboratable, Module, Signal
@@ -79,9 +79,8 @@ class BoardTop(Elaboratable):
 
     def elaborate(self, platform):
         m = Module()
-        one_clock = self.board.family == "ice40"
-        m.submodules.soc = soc = SoC(self.config, build=self.build, scratchpad=one_clock)
-        if one_clock:
+        m.submodules.soc = soc = SoC(self.config, build=self.build, scratchpad=self.board.spram)
+        if self.board.one_clock:
             self._one_clock(m, platform)
             m.submodules.line = line = line_of(self.board, self.config.clock_mhz * 1e6)
             wiring.connect(m, line.rx, soc.rx)
@@ -91,7 +90,7 @@ class BoardTop(Elaboratable):
         m.submodules.memory = memory = self._memory(m)
         wiring.connect(m, soc.memory_read, memory.read)
         wiring.connect(m, soc.memory_write, memory.write)
-        if one_clock:
+        if self.board.spram:
             wiring.connect(m, soc.scratchpad, memory.scratchpad)
         if self.board.prepare is not None:
             self.board.prepare(m, platform)
@@ -100,7 +99,7 @@ class BoardTop(Elaboratable):
     def _memory(self, m):
         """Main memory: the board's SDRAM, SPRAM with the scratchpad in it, or block RAM."""
         chip = self.board.sdram
-        if self.board.family == "ice40":
+        if self.board.spram:
             return SpramMemory(self.config)
         if chip is None:
             return BlockMemory(self.config)
@@ -112,11 +111,15 @@ class BoardTop(Elaboratable):
         return controller
 
     def _one_clock(self, m, platform):
-        """Domain `sync` alone, from the pad that the PLL of an iCE40 takes for itself. What crosses
-        clocks would be a tenth of the chip."""
-        pad = platform.request(platform.default_clk, dir="-")
+        """Domain `sync` alone. What crosses clocks would be a tenth of an iCE40UP5K."""
         family = FAMILIES[self.board.family]
-        core, locked = family.pll(m, pad.io, platform.default_clk_frequency / 1e6,
+        pad = platform.request(platform.default_clk, dir="-")
+        if family.pll_has_pad:
+            source = pad.io
+        else:
+            m.submodules.oscillator = buffer = io.Buffer("i", pad)
+            source = buffer.i
+        core, locked = family.pll(m, source, platform.default_clk_frequency / 1e6,
                                   self.config.clock_mhz, self.board)
         m.domains.start = start = ClockDomain(reset_less=True)
         m.domains.sync = sync = ClockDomain()

@@ -53,7 +53,8 @@ class MultiplierBudget:
 def demand(config: Config) -> dict[str, tuple[int, int]]:
     """Products by kind, those of at most 9 bits and wider ones; the kind that needs multipliers
     most is the first."""
-    of_requantizer = {24: 4, 18: 2, 16: 2, 0: 0}[config.multiplier_bits]
+    # The sequential core's requantizer multiplies in the array.
+    of_requantizer = 0 if config.sequential else {24: 4, 18: 2, 16: 2, 0: 0}[config.multiplier_bits]
     array = (0, config.multipliers) if config.paired_columns else (config.multipliers, 0)
     return {
         "requantizer": (0, of_requantizer * config.lanes),

@@ -8,7 +8,7 @@ from amaranth.lib.wiring import In, Out
 from systolith.hw.config import PRESETS
 from systolith.hw.multiplier import MultiplierBudget, registered_product
 
-__all__ = ["INPUTS", "MEMORIES", "OUTPUTS", "Parts"]
+__all__ = ["INPUTS", "MEMORIES", "OUTPUTS", "Parts", "add_memory"]
 
 INPUTS = 256
 OUTPUTS = 280
@@ -19,6 +19,25 @@ MEMORIES = (
     (2, 8192, 2, None), (1, 16384, 1, None),
     (18, 1024, 9, "kept"), (18, 1024, 9, "old"), (18, 1024, 9, "new"),
 )
+
+
+def add_memory(m, inputs, bits, words, granularity, shared, init, k):
+    """A memory in block RAM whose ports are driven by some of the inputs. Returns what it reads."""
+    def some(start, count):
+        return Cat(inputs[(31 * k + start + j) % len(inputs)] for j in range(count))
+
+    memory = Memory(shape=bits, depth=words, init=init, attrs={"ram_style": "block"})
+    m.submodules[f"memory{k}"] = memory
+    write = memory.write_port(granularity=granularity)
+    read = memory.read_port(transparent_for=[write] if shared == "new" else [])
+    address = some(0, len(write.addr))
+    m.d.comb += [
+        write.addr.eq(address), write.data.eq(some(50, bits)),
+        write.en.eq(some(90, len(write.en))),
+        read.addr.eq(address if shared else some(20, len(read.addr))),
+        read.en.eq(~write.en.any() if shared == "kept" else some(95, 1)),
+    ]
+    return read.data
 
 
 class _Platform:
@@ -43,7 +62,7 @@ class Parts(wiring.Component):
     def elaborate(self, platform):
         m = Module()
         parts = [
-            *(self._memory(m, *memory, init, k)
+            *(add_memory(m, self.i, *memory, init, k)
               for k, (memory, init) in enumerate(zip(MEMORIES, self._init, strict=True))),
             *(self._product(m, *spans) for spans in (
                 (0, (20, 18), (40, 18)), (1, (60, 9), (80, 16)), (2, (100, 12), (120, 14)))),
@@ -57,20 +76,6 @@ class Parts(wiring.Component):
     def _bits(self, start, count):
         """Some of the inputs, which wrap."""
         return Cat(self.i[(start + k) % INPUTS] for k in range(count))
-
-    def _memory(self, m, bits, words, granularity, shared, init, k):
-        memory = Memory(shape=bits, depth=words, init=init, attrs={"ram_style": "block"})
-        m.submodules[f"memory{k}"] = memory
-        write = memory.write_port(granularity=granularity)
-        read = memory.read_port(transparent_for=[write] if shared == "new" else [])
-        address = self._bits(31 * k, len(write.addr))
-        m.d.comb += [
-            write.addr.eq(address), write.data.eq(self._bits(31 * k + 50, bits)),
-            write.en.eq(self._bits(31 * k + 90, len(write.en))),
-            read.addr.eq(address if shared else self._bits(31 * k + 20, len(read.addr))),
-            read.en.eq(~write.en.any() if shared == "kept" else self._bits(31 * k + 95, 1)),
-        ]
-        return read.data
 
     def _product(self, m, k, a, b):
         """A product, while its operands and itself were all enabled at the right time."""

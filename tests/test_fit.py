@@ -23,6 +23,8 @@ BUILT = {
     "ulx3s-85f": {"LUT": 29_825, "FF": 17_862, "multipliers": 144, "block RAM": 146},
     "ulx3s-12f": {"LUT": 14_866, "FF": 10_122, "multipliers": 28, "block RAM": 50},
     "icebreaker": {"LUT": 4_871, "multipliers": 8, "block RAM": 28},
+    "tang-nano-20k": {"LUT": 11_040, "FF": 7_336, "multipliers": 24, "block RAM": 37},
+    "tang-nano-9k": {"LUT": 3_982, "FF": 2_046, "multipliers": 16, "block RAM": 26},
     "ulx3s-12f 8x4": {"LUT": 21_379, "FF": 12_027, "multipliers": 28, "block RAM": 45},
 }
 """What nextpnr counted after packing (TRELLIS_COMB is a LUT); the 8x4 was not placed."""
@@ -82,6 +84,16 @@ def test_an_ice40_has_the_sequential_core():
         estimate_fit(board, PRESETS["tiny"])
     with pytest.raises(BuildError, match="ulx3s-85f needs a configuration with sequential = false"):
         estimate_fit(BOARDS["ulx3s-85f"], preset)
+
+
+def test_a_tang_nano_9k_shares_its_block_ram():
+    board, preset = BOARDS["tang-nano-9k"], PRESETS["tang-nano-9k"]
+    for change, more in (({"memory_size": 28 << 10}, 2), ({"scratchpad_bank_words": 512}, -1),
+                         ({"weight_words": 1024}, 1), ({"accumulator_words": 64}, 0)):
+        assert estimate_fit(board, preset.replace(**change)).block_ram == 26 + more, change
+    assert not check_fit(board, preset.replace(memory_size=28 << 10))["fits"]
+    with pytest.raises(BuildError, match="tang-nano-9k needs a configuration with sequential"):
+        estimate_fit(board, PRESETS["tang-nano-20k"])
 
 
 def test_table_is_put_between_the_marks(tmp_path):

@@ -80,6 +80,24 @@ def test_keyword_spotting_over_the_link():
     assert cycles < 600_000
 
 
+def test_digits_in_the_memory_of_a_tang_nano_9k():
+    """All held-out digits through driver, link and RTL. With a rounded bias, one value in a hundred
+    is the next one to PyTorch's."""
+    pytest.importorskip("sklearn")
+    from strided_digits import strided_digits
+    program, data, reference = strided_digits("tang-nano-9k")
+    assert program.memory_bytes <= 24 << 10
+    with systolith.open("golden", config=program.config) as golden:
+        expected = golden.run(program, data.test_images, dequantize=False)
+    with systolith.open("rtl", config=program.config, memory_latency=SPRAM_LATENCY) as device:
+        levels = device.run(program, data.test_images, dequantize=False)
+    assert np.array_equal(levels, expected)
+    scale, zero = program.outputs[0].scale, program.outputs[0].zero_point
+    steps = np.abs((levels.astype(int) - zero) - np.round(reference / scale).astype(int))
+    assert steps.max() <= 1 and np.count_nonzero(steps) < steps.size / 80
+    assert (levels.argmax(axis=1) == data.test_labels).mean() > 0.97
+
+
 @pytest.mark.slow
 def test_bench_keyword_spotting_takes_less_than_600_thousand_cycles():
     result = bench_model("dscnn-kws", config="icebreaker")

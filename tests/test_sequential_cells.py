@@ -1,4 +1,6 @@
-"""Multipliers and SPRAM of the iCE40: yosys' models of the cells do what plain logic does."""
+"""Cells of the sequential core do what plain logic does: multipliers and SPRAM of the iCE40, by
+yosys' models, and Gowin's multipliers, by ours.
+"""
 
 import re
 
@@ -7,7 +9,9 @@ from amaranth import Cat, Const, Fragment, Module, Mux, Signal
 from amaranth.lib import wiring
 from amaranth.lib.wiring import In, Out
 
+from gowin_cells import MODELS
 from netlist_compare import check_copies
+from systolith.boards.catalog import BOARDS
 from systolith.hw.config import PRESETS
 from systolith.hw.multiplier import MultiplierBudget
 from systolith.hw.sequential.products import LATENCY, Products
@@ -17,14 +21,16 @@ from systolith.sim.netlist.convert import yosys_models
 
 
 class _Platform:
-    multipliers = MultiplierBudget("ice40", 8, PRESETS["icebreaker"])
+    def __init__(self, board):
+        self.multipliers = MultiplierBudget(
+            BOARDS[board].family, BOARDS[board].multipliers, PRESETS[board])
 
 
 class _Bits(wiring.Component):
-    """A component whose inputs are random bits, with or without cells."""
+    """A component whose inputs are random bits, with the cells of a board or without."""
 
-    def __init__(self, outputs, *, cells):
-        self._platform = _Platform() if cells else None
+    def __init__(self, outputs, *, board):
+        self._platform = _Platform(board) if board else None
         super().__init__({"i": In(256), "o": Out(outputs)})
 
     def add(self, m, part):
@@ -34,8 +40,8 @@ class _Bits(wiring.Component):
 
 
 class _Multipliers(_Bits):
-    def __init__(self, *, cells):
-        super().__init__(4 * 18, cells=cells)
+    def __init__(self, *, board=None):
+        super().__init__(4 * 18, board=board)
 
     def elaborate(self, platform):
         m = Module()
@@ -60,8 +66,8 @@ class _Multipliers(_Bits):
 
 
 class _Memory(_Bits):
-    def __init__(self, *, cells):
-        super().__init__(3 * 32, cells=cells)  # the harness wants more than 64
+    def __init__(self, *, board=None):
+        super().__init__(3 * 32, board=board)  # the harness wants more than 64
 
     def elaborate(self, platform):
         m = Module()
@@ -87,14 +93,16 @@ class _Memory(_Bits):
         return m
 
 
-@pytest.mark.parametrize(("component", "cells", "count"), (
-    (_Multipliers, ("SB_MAC16",), 8), (_Memory, ("SB_SPRAM256KA",), 2)))
-def test_cells_do_what_logic_does(component, cells, count):
-    plain, primitive = component(cells=False), component(cells=True)
+@pytest.mark.parametrize(("component", "board", "cell", "count"), (
+    (_Multipliers, "icebreaker", "SB_MAC16", 8), (_Memory, "icebreaker", "SB_SPRAM256KA", 2),
+    (_Multipliers, "tang-nano-9k", "MULT9X9", 16)))
+def test_cells_do_what_logic_does(component, board, cell, count):
+    plain, primitive = component(), component(board=board)
     outputs = len(plain.o)
     texts = [verilog_of(plain, "rtl"), verilog_of(primitive, "cells")]
-    assert [len(re.findall(rf"^  {cells[0]} ", text, re.M)) for text in texts] == [0, count]
-    check_copies("\n".join((yosys_models("ice40", cells), *texts, f"""
+    assert [len(re.findall(rf"^  {cell} ", text, re.M)) for text in texts] == [0, count]
+    described = MODELS if BOARDS[board].family == "gowin" else yosys_models("ice40", (cell,))
+    check_copies("\n".join((described, *texts, f"""
         module compare(input clk, rst, input [255:0] i, output [{outputs - 1}:0] seen, wrong);
         wire [{outputs - 1}:0] other;
         rtl plain(.clk(clk), .rst(rst), .i(i), .o(seen));

@@ -1,4 +1,5 @@
-"""The sixteen products of the sequential core and their sums, in eight SB_MAC16 or in plain logic.
+"""The sixteen products of the sequential core and their sums, in eight SB_MAC16 of an iCE40, in
+sixteen multipliers of another chip, or in plain logic.
 
 Both the array and the post-processor multiply here (`engine.py`): there are no other multipliers
 in an iCE40UP5K.
@@ -7,6 +8,8 @@ in an iCE40UP5K.
 from amaranth import Cat, ClockSignal, Const, Instance, Module, Signal, signed
 from amaranth.lib import data, wiring
 from amaranth.lib.wiring import In, Out
+
+from ..multiplier import registered_product
 
 __all__ = ["LATENCY", "Products", "has_mac16"]
 
@@ -45,8 +48,10 @@ class Products(wiring.Component):
         pairs = {}
         for upper in (0, 2):
             for half in (0, 1):
-                make = self._mac16 if has_mac16(platform) else self._plain
-                found = make(m, upper, 2 * half)
+                if has_mac16(platform):
+                    found = self._mac16(m, upper, 2 * half)
+                else:
+                    found = self._separate(m, platform, upper, 2 * half)
                 for k, pair in enumerate(found):
                     # Two products are at least -2 * 127 * 128: what looks less is 2^15.
                     wide = Signal(signed(17), name=f"pair_{upper}_{2 * half + k}")
@@ -56,20 +61,17 @@ class Products(wiring.Component):
             m.d.sync += self.sums[column].eq(pairs[0, column] + pairs[2, column])
         return m
 
-    def _plain(self, m, upper, left):
+    def _separate(self, m, platform, upper, left):
         """Sums of two rows' products, of two columns, modulo 2^16."""
         found = []
         for column in (left, left + 1):
-            products = []
-            for row in (upper, upper + 1):
-                activation = Signal(signed(8), name=f"activation_{row}_{column}", reset_less=True)
-                weight = Signal(signed(8), name=f"weight_{row}_{column}", reset_less=True)
-                product = Signal(signed(16), name=f"product_{row}_{column}", reset_less=True)
-                m.d.sync += [activation.eq(self.activations.word_select(row, 8)),
-                             product.eq(activation * weight)]
-                with m.If(self.load[row]):
-                    m.d.sync += weight.eq(self.weights.word_select(column, 8))
-                products.append(product)
+            products = [
+                registered_product(
+                    m, platform, "array", f"product_{row}_{column}",
+                    self.activations.word_select(row, 8).as_signed(),
+                    self.weights.word_select(column, 8).as_signed(),
+                    enable=Const(1), a_enable=Const(1), b_enable=self.load[row])
+                for row in (upper, upper + 1)]
             pair = Signal(16, name=f"sum_{upper}_{column}", reset_less=True)
             m.d.sync += pair.eq(products[0] + products[1])
             found.append(pair)

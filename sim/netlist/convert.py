@@ -169,7 +169,7 @@ def yosys_models(family: str, cells: Sequence[str]) -> str:
     Raises `MissingExtraError` without the package that brings yosys.
     """
     text = (_share(family) / "cells_sim.v").read_text()
-    found = [re.search(rf"(?ms)^module {cell} \(.*?^endmodule$", text) for cell in cells]
+    found = [re.search(rf"(?ms)^module {cell} ?\(.*?^endmodule$", text) for cell in cells]
     modules = [match[0] for match in found if match is not None]
     assert len(modules) == len(cells), f"yosys does not describe all of {', '.join(cells)}"
     # Delays are of no use here, and not all simulators can read them.
