@@ -17,6 +17,7 @@ from typing import Any
 from systolith.errors import BuildError, ConfigError, MissingExtraError
 from systolith.hw.config import Config
 from systolith.hw.protocol import VERSION
+from systolith.sim.build import locked
 
 from . import flow
 from .board import FAMILIES, Board
@@ -70,6 +71,12 @@ def build_board(board: Board, config: Config | None = None, *, folder: Path,
     config = board.config if config is None else config
     progress(f"{board.name}: elaborating")
     name = identity(board, config)
+    with locked(folder.parent / f".{folder.name}.lock"):  # whoever comes second finds the first's
+        return _build(board, config, name, folder, progress)
+
+
+def _build(board: Board, config: Config, name: int, folder: Path,
+           progress: Callable[[str], None]) -> dict[str, Any]:
     result_file = folder / "result.json"
     found = _finished(result_file, name)
     if found is not None:

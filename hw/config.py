@@ -297,11 +297,11 @@ PRESETS: dict[str, Config] = {
     "default": Config(),
     "int4": Config(columns=32, weight_bits=4, paired_columns=True),
     "ulx3s-12f": Config(
-        rows=4, columns=4, lanes=1, scratchpad_banks=4, scratchpad_bank_words=2048,
+        rows=4, columns=4, lanes=1, scratchpad_banks=1, scratchpad_bank_words=8192,
         weight_words=4096, accumulator_words=512, parameter_words=256,
         vector_taps=1, vector_accumulator_words=512, vector_weight_words=512,
         memory_bytes_per_beat=4, memory_size=32 << 20, sdram="MT48LC16M16A2-7E", timestamps=64,
-        clock_mhz=60.0),
+        clock_mhz=55.0),
     "ulx3s-85f": Config(
         rows=16, columns=8, lanes=2, scratchpad_banks=1, scratchpad_bank_words=8192,
         weight_words=4096, accumulator_words=256, parameter_words=256,
@@ -313,7 +313,7 @@ PRESETS: dict[str, Config] = {
         vector_taps=1, vector_accumulator_words=256, vector_weight_words=256,
         memory_bytes_per_beat=4, memory_size=32 << 20, sdram="MT48LC16M16A2-7E", clock_mhz=50.0),
     "orangecrab-25f": Config(
-        rows=4, columns=4, lanes=1, scratchpad_banks=4, scratchpad_bank_words=512,
+        rows=4, columns=4, lanes=1, scratchpad_banks=1, scratchpad_bank_words=2048,
         weight_words=512, accumulator_words=512, parameter_words=256,
         vector_taps=1, vector_accumulator_words=512, vector_weight_words=512,
         memory_bytes_per_beat=4, memory_size=40 << 10, timestamps=64, clock_mhz=80.0),

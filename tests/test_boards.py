@@ -3,6 +3,8 @@
 import json
 import stat
 import sys
+import time
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
@@ -262,6 +264,24 @@ def test_a_vendors_tool_that_is_missing_leaves_a_project(tmp_path, monkeypatch, 
     assert {"top.tcl", "top.v", "top.xdc"} <= {path.name for path in (tmp_path / "out").iterdir()}
     print_builds(terminal(), [result])
     assert "unbuilt; run vivado" in " ".join(capsys.readouterr().out.split())
+
+
+def test_two_builds_in_a_folder_do_not_meet(tmp_path, monkeypatch):
+    running, most = 0, 0
+
+    def build(*args):
+        nonlocal running, most
+        running += 1
+        most = max(most, running)
+        time.sleep(0.1)
+        running -= 1
+
+    monkeypatch.setattr(board_build, "identity", lambda *args: 1)
+    monkeypatch.setattr(board_build, "_build", build)
+    with ThreadPoolExecutor(3) as pool:
+        for _ in range(3):
+            pool.submit(board_build.build_board, BOARDS["arty-a7-35t"], folder=tmp_path / "build")
+    assert most == 1
 
 
 def test_a_vendors_tool_is_run_and_its_timing_looked_at(tmp_path, monkeypatch):
