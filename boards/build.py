@@ -177,14 +177,16 @@ def _report(board: Board, config: Config, folder: Path, *, built: bool) -> dict[
     reached, wanted = {}, {}
     oscillator_mhz = board.platform().default_clk_frequency / 1e6
     for net, clock in report["fmax"].items():
-        name = next((name for name, mhz in (("core", config.clock_mhz), ("link", oscillator_mhz))
-                     if abs(clock["constraint"] - mhz) < 0.5), None)
-        if name is None:
+        names = [name for name, mhz in (("core", config.clock_mhz), ("link", oscillator_mhz))
+                 if abs(clock["constraint"] - mhz) < 0.5]
+        if not names:
             raise BuildError(f"{board.name} has a clock without a constraint of its own, {net}: "
                              "name its frequency in the platform")
-        # An SDRAM chip's clock has the core's frequency, and hardly any logic.
-        reached[name] = min(reached.get(name, clock["achieved"]), clock["achieved"])
-        wanted[name] = clock["constraint"]
+        # Of clocks with the same constraint the slowest counts: an SDRAM chip's is the core's, and
+        # a core may run at the oscillator's.
+        for name in names:
+            reached[name] = min(reached.get(name, clock["achieved"]), clock["achieved"])
+            wanted[name] = clock["constraint"]
     used = report["utilization"]
     utilization = {
         ours: {"used": used[theirs]["used"], "available": used[theirs]["available"]}

@@ -318,6 +318,10 @@ def test_clocks_without_constraints_are_named(tmp_path):
         "fmax_mhz": {"core": 61.0, "link": 99.0},
         "target_mhz": {"core": config.clock_mhz, "link": 25.0},
         "utilization": {"LUT": {"used": 3, "available": 9}}}
+    same = {name: {**clock, "constraint": 25.0} for name, clock in clocks.items()}
+    (tmp_path / "report.json").write_text(json.dumps({**report, "fmax": same}))
+    found = board_build._report(board, config.replace(clock_mhz=25.0), tmp_path, built=True)
+    assert found["fmax_mhz"] == {"core": 61.0, "link": 61.0}
     clocks["gated"] = {"achieved": 99.0, "constraint": 12.0}
     (tmp_path / "report.json").write_text(json.dumps(report))
     with pytest.raises(BuildError, match="a clock without a constraint of its own, gated"):
