@@ -22,7 +22,7 @@ BUILT = {
     "orangecrab-25f": {"LUT": 14_751, "FF": 9_802, "multipliers": 28, "block RAM": 52},
     "orangecrab-85f": {"LUT": 28_576, "FF": 17_456, "multipliers": 144, "block RAM": 171},
     "ulx3s-85f": {"LUT": 28_307, "FF": 17_658, "multipliers": 144, "block RAM": 146},
-    "ulx3s-12f": {"LUT": 14_866, "FF": 10_122, "multipliers": 28, "block RAM": 50},
+    "ulx3s-12f": {"LUT": 14_282, "FF": 10_083, "multipliers": 28, "block RAM": 50},
     "icebreaker": {"LUT": 4_871, "multipliers": 8, "block RAM": 28},
     "tang-nano-20k": {"LUT": 11_040, "FF": 7_336, "multipliers": 24, "block RAM": 37},
     "tang-nano-9k": {"LUT": 3_982, "FF": 2_046, "multipliers": 16, "block RAM": 26},
