@@ -21,14 +21,7 @@ from systolith.hw.sdram_chips import SDRAM_CHIPS, SDRAM_READ_DELAY
 from .build import Model, build, require, verilog_of, verilog_of_config, waveform_format
 from .sdram import SdramSettings, settings_of
 
-__all__ = ["MEMORY_LATENCY", "SPRAM_LATENCY", "RunResult", "VerilatedDevice", "build_library",
-           "has_sdram"]
-
-MEMORY_LATENCY = 50
-"""Cycles from a request to its first beat of a plain simulated memory."""
-
-SPRAM_LATENCY = 2
-"""The same of the memory that a sequential core has beside it (`hw/sequential/spram.py`)."""
+__all__ = ["RunResult", "VerilatedDevice", "build_library", "default_latency", "has_sdram"]
 
 _HARNESS = Path(__file__).parent / "device" / "device.cpp"
 _IDLE, _BYTES = 1, 2
@@ -56,6 +49,12 @@ def _options(memory: ctypes.Structure, *values: int) -> ctypes.Structure:
 class _Status(ctypes.Structure):
     _fields_ = [("cycle", ctypes.c_uint64), ("busy", ctypes.c_uint32), ("error", ctypes.c_uint32),
                 ("error_queue", ctypes.c_uint32), ("error_address", ctypes.c_uint32)]
+
+
+def default_latency(config: Config) -> int:
+    """Cycles from a request to its first beat of a plain simulated memory, unless it is given: few
+    for a sequential core, whose memory is on the chip (`hw/sequential/spram.py`)."""
+    return 2 if config.sequential else 50
 
 
 def has_sdram(config: Config, memory_latency: int | None,
@@ -154,7 +153,7 @@ class VerilatedDevice:
         What to build.
     memory_latency
         Cycles from an accepted read request to its first beat, at least 1 and by default
-        `MEMORY_LATENCY`.
+        `default_latency`.
     memory_bytes_per_cycle
         Bytes main memory moves a cycle, reads and writes together; at most (and by default) the
         port's width. A configuration with an SDRAM chip has that chip and its controller as main
@@ -203,7 +202,7 @@ class VerilatedDevice:
     def _memory(config: Config, latency: int | None, bytes_per_cycle: int | None) -> _Memory:
         """A plain memory on the port."""
         beat = config.memory_bytes_per_beat
-        latency = MEMORY_LATENCY if latency is None else latency
+        latency = default_latency(config) if latency is None else latency
         rate = beat if bytes_per_cycle is None else bytes_per_cycle
         if not 1 <= rate <= beat:
             raise InputError(f"memory_bytes_per_cycle must be between 1 and {beat}, the width of "

@@ -125,10 +125,8 @@ def bench_graph(graph: Graph, images: dict[str, np.ndarray], *, name: str, confi
     """
     from .compiler.build import compile_schedule
     from .sim.golden import Golden
-    from .sim.verilated import MEMORY_LATENCY, SPRAM_LATENCY, VerilatedDevice, has_sdram
+    from .sim.verilated import VerilatedDevice, default_latency, has_sdram
 
-    if config.sequential and memory_latency is None:
-        memory_latency = SPRAM_LATENCY
     if has_sdram(config, memory_latency, memory_bytes_per_cycle):
         memory_kind = {"sdram": config.sdram, "latency": None, "bytes_per_cycle":
                        config.memory_bytes_per_beat / config.memory_beat_cycles}
@@ -137,7 +135,7 @@ def bench_graph(graph: Graph, images: dict[str, np.ndarray], *, name: str, confi
         config = config.replace(sdram="")
         memory_kind = {
             "bytes_per_cycle": memory_bytes_per_cycle or config.memory_bytes_per_beat,
-            "latency": MEMORY_LATENCY if memory_latency is None else memory_latency}
+            "latency": default_latency(config) if memory_latency is None else memory_latency}
     seconds: dict[str, float] = {}
     progress("compiling")
     begun = time.perf_counter()

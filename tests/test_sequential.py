@@ -12,7 +12,6 @@ from systolith.hw.sequential.core import SequentialCoreWithScratchpad
 from systolith.hw.sequential.spram import SpramMemory, check_room
 from systolith.importer import import_model
 from systolith.sim.bench import run_bench
-from systolith.sim.verilated import SPRAM_LATENCY
 from test_rtl_programs import compare_config
 
 SMALL = PRESETS["icebreaker"].replace(
@@ -72,7 +71,7 @@ def test_keyword_spotting_over_the_link():
     batch = images[:2].numpy()
     with systolith.open("golden", config=config) as golden:
         expected = golden.run(program, batch, dequantize=False)
-    with systolith.open("rtl", config=config, memory_latency=SPRAM_LATENCY) as device:
+    with systolith.open("rtl", config=config) as device:
         levels = device.run(program, batch, dequantize=False)
         cycles = device.last_run.cycles
     assert np.array_equal(levels, expected)
@@ -89,7 +88,7 @@ def test_digits_in_the_memory_of_a_tang_nano_9k():
     assert program.memory_bytes <= 24 << 10
     with systolith.open("golden", config=program.config) as golden:
         expected = golden.run(program, data.test_images, dequantize=False)
-    with systolith.open("rtl", config=program.config, memory_latency=SPRAM_LATENCY) as device:
+    with systolith.open("rtl", config=program.config) as device:
         levels = device.run(program, data.test_images, dequantize=False)
     assert np.array_equal(levels, expected)
     scale, zero = program.outputs[0].scale, program.outputs[0].zero_point
