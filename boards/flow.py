@@ -198,12 +198,12 @@ def place(step_of: Callable[[int], Step], folder: Path, reached: Callable[[], fl
         kept = folder / f"seed_{seed}"
         try:
             run_step(step, folder, hopeless=_routing_diverges)
-            attempts.append(Attempt(seed, reached()))
         except BuildError as error:
             attempts.append(Attempt(seed, 0.0, str(error)))
             if seed == SEEDS[-1] and not any(attempt.reached for attempt in attempts):
                 raise
             continue
+        attempts.append(Attempt(seed, reached()))
         kept.mkdir()
         for product in step.products:
             shutil.move(folder / product, kept / product)
@@ -232,6 +232,7 @@ def run_step(step: Step, folder: Path, *, deadline: float = 7200.0,
     Raises `BuildError` with that reason, or with the tool's last line of complaint when it fails.
     """
     output_file, log = folder / f"{step.name}.log", folder / step.log
+    log.unlink(missing_ok=True)  # of an earlier seed
     begun = time.monotonic()
     with output_file.open("w") as output:
         try:

@@ -197,6 +197,7 @@ def test_a_tool_that_hangs_is_stopped(tmp_path):
 _PLACEMENT = """
 import sys, time
 seed, outcome = int(sys.argv[1]), sys.argv[2]
+time.sleep(0.3)  # the last seed's log is looked at until then, if it is there
 log = open("top.tim", "w")
 if outcome == "diverges":
     for number, overused in enumerate([*range(900, 300, -10), *range(320, 900, 15)], 1):
