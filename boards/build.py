@@ -86,11 +86,12 @@ def _build(board: Board, config: Config, name: int, folder: Path,
     folder.mkdir(parents=True)
     platform = write_design(board, config, name, folder)
     steps, found, attempts = flow.steps(board, platform), None, []
-    for number, step in enumerate(steps):
+    for step in steps:
         progress(f"{board.name}: {step.name}")
         if step.products:
             attempts = flow.place(
-                lambda seed, number=number: flow.steps(board, platform, seed=seed)[number],
+                lambda seed: next(item for item in flow.steps(board, platform, seed=seed)
+                                  if item.products),
                 folder, lambda: _reached(_report(board, config, folder, built=True)),
                 lambda text: progress(f"{board.name}: {text}"))
             continue

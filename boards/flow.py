@@ -210,7 +210,7 @@ def place(step_of: Callable[[int], Step], folder: Path, reached: Callable[[], fl
         if attempts[-1].reached >= 1:
             break
     best = max(attempts, key=lambda attempt: attempt.reached)
-    for product in step_of(best.seed).products:
+    for product in step.products:
         shutil.copy(folder / f"seed_{best.seed}" / product, folder / product)
     return attempts
 

@@ -51,27 +51,29 @@ class Scratchpad(wiring.Component):
 
     def __init__(self, config: Config):
         self._config = config
+        self._bank_bits = config.scratchpad_banks.bit_length() - 1
         super().__init__({
             **{name: In(ScratchpadReadSignature(config)) for name in READ_CLIENTS},
             **{name: In(scratchpad_write_signature(config)) for name in WRITE_CLIENTS},
         })
 
+    def _bank_of(self, address):
+        """The bank of a word, whose place in it is told by the other bits."""
+        return address[:self._bank_bits]
+
     def elaborate(self, platform):
         m = Module()
         config = self._config
-        bank_bits = config.scratchpad_banks.bit_length() - 1
         readers = [getattr(self, name) for name in READ_CLIENTS]
         writers = [getattr(self, name) for name in WRITE_CLIENTS]
-
-        def bank_of(address):
-            return address[:bank_bits]
 
         def serve(requests, addresses, groups):
             """Accept a request unless one of higher priority wants the same bank, or is of the same
             group."""
             for index, request in enumerate(requests):
                 blocked = [requests[k].valid & ((groups[k] == groups[index]) | (
-                    bank_of(addresses[k]) == bank_of(addresses[index]))) for k in range(index)]
+                    self._bank_of(addresses[k]) == self._bank_of(addresses[index])))
+                    for k in range(index)]
                 m.d.comb += request.ready.eq(~Cat(*blocked).any())
 
         groups = read_groups(config)
@@ -95,10 +97,10 @@ class Scratchpad(wiring.Component):
         if config.scratchpad_banks == 1:
             self._one_bank(m, ways, writers)
         else:
-            self._banks(m, ways, writers, bank_bits)
+            self._banks(m, ways, writers)
         return m
 
-    def _banks(self, m, ways, writers, bank_bits):
+    def _banks(self, m, ways, writers):
         """Banks behind multiplexers, and a register behind the one that chooses an answer."""
         config = self._config
         read_data = []
@@ -109,13 +111,13 @@ class Scratchpad(wiring.Component):
             read_data.append(read.data)
             # Statements further down win: the lowest priority comes first.
             for _, asked, address in reversed(ways):
-                with m.If(asked & (address[:bank_bits] == bank)):
-                    m.d.comb += [read.addr.eq(address[bank_bits:]), read.en.eq(1)]
+                with m.If(asked & (self._bank_of(address) == bank)):
+                    m.d.comb += [read.addr.eq(address[self._bank_bits:]), read.en.eq(1)]
             for writer in reversed(writers):
                 item = writer.payload
-                with m.If(writer.valid & (item.address[:bank_bits] == bank)):
-                    m.d.comb += [write.addr.eq(item.address[bank_bits:]), write.data.eq(item.data),
-                                 write.en.eq(item.mask)]
+                with m.If(writer.valid & (self._bank_of(item.address) == bank)):
+                    m.d.comb += [write.addr.eq(item.address[self._bank_bits:]),
+                                 write.data.eq(item.data), write.en.eq(item.mask)]
 
         for members, _, address in ways:
             accepted = Signal()
@@ -123,7 +125,7 @@ class Scratchpad(wiring.Component):
             answer = Signal(8 * config.rows)
             m.d.sync += accepted.eq(Cat(
                 member.request.valid & member.request.ready for member in members).any())
-            m.d.sync += bank.eq(address[:bank_bits])
+            m.d.sync += bank.eq(self._bank_of(address))
             with m.If(accepted), m.Switch(bank):
                 for index, word in enumerate(read_data):
                     with m.Case(index):

@@ -20,7 +20,7 @@ SHAPES = {
 }
 BUILT = {
     "orangecrab-25f": {"LUT": 14_751, "FF": 9_802, "multipliers": 28, "block RAM": 52},
-    "orangecrab-85f": {"LUT": 28_576, "FF": 17_456, "multipliers": 144, "block RAM": 171},
+    "orangecrab-85f": {"LUT": 28_529, "FF": 17_456, "multipliers": 144, "block RAM": 171},
     "ulx3s-85f": {"LUT": 28_307, "FF": 17_658, "multipliers": 144, "block RAM": 146},
     "ulx3s-12f": {"LUT": 14_282, "FF": 10_083, "multipliers": 28, "block RAM": 50},
     "icebreaker": {"LUT": 4_871, "multipliers": 8, "block RAM": 28},
