@@ -33,11 +33,13 @@ class HazardGuard(wiring.Component):
     address : In
         Address that might be issued in this cycle.
     issue : In(1)
-        It is.
+        It is; only together with `moves`.
+    moves : In(1)
+        In the next cycle one of `following` is on `address`; otherwise the same.
     following : In
-        Addresses of which one may be on `address` in the next cycle.
+        Addresses that may be.
     follows : In
-        A bit for each: it will; of several the last. Without any `address` stays.
+        A bit for each: it will, if `moves`; of several the last. One of them has its bit.
     busy : Out(1)
         `address` must not be issued.
     """
@@ -45,26 +47,36 @@ class HazardGuard(wiring.Component):
     def __init__(self, address_bits: int, choices: int):
         super().__init__({
             "address": In(address_bits), "issue": In(1),
-            "following": In(data.ArrayLayout(address_bits, choices)), "follows": In(choices),
-            "busy": Out(1)})
+            "moves": In(1), "following": In(data.ArrayLayout(address_bits, choices)),
+            "follows": In(choices), "busy": Out(1)})
 
     def elaborate(self, platform):
         m = Module()
-        # Issued in this cycle and before: what the next cycle's address must differ from.
-        recent = [(self.issue, self.address)]
+        # What the next cycle's address must differ from: those that were issued before this one,
+        # and this one if it is issued, which is known last.
+        before, last = [], (self.issue, self.address)
         for age in range(1, VALUE_DELAY):
             issued = Signal(name=f"issued_{age}")
             address = Signal.like(self.address, name=f"address_{age}", reset_less=True)
-            m.d.sync += [issued.eq(recent[-1][0]), address.eq(recent[-1][1])]
-            recent.append((issued, address))
+            m.d.sync += [issued.eq(last[0]), address.eq(last[1])]
+            last = issued, address
+            before.append(last)
 
         def meets(following):
-            return Cat(issued & (address == following) for issued, address in recent).any()
+            return Cat(issued & (address == following) for issued, address in before).any()
 
-        m.d.sync += self.busy.eq(meets(self.address))
+        stays, unless, issued = Signal(), Signal(), Signal()
+        m.d.comb += stays.eq(meets(self.address))
         for choice, follows in enumerate(self.follows):
             with m.If(follows):
-                m.d.sync += self.busy.eq(meets(self.following[choice]))
+                m.d.comb += [
+                    unless.eq(meets(self.following[choice])),
+                    issued.eq(unless | (self.address == self.following[choice])),
+                ]
+        with m.If(self.moves):
+            m.d.sync += self.busy.eq(Mux(self.issue, issued, unless))
+        with m.Else():
+            m.d.sync += self.busy.eq(stays)
         return m
 
 

@@ -21,12 +21,12 @@ from .intake import Intake
 from .isa import Array, ErrorCode, LoadTarget
 from .loops import CheckedAddress, LoopNest
 from .ports import (
-    SCRATCHPAD_LATENCY,
     AccumulatorReadSignature,
     EngineSignature,
     ScratchpadReadSignature,
     instruction_layout,
     load_write_signature,
+    scratchpad_latency,
 )
 
 __all__ = ["ArrayEngine"]
@@ -130,28 +130,26 @@ class ArrayEngine(wiring.Component):
         m.d.comb += [
             final_pass.eq(pixel.final[_PIXEL_LEVELS:].all()),
             wrong_address.eq(pixel.outside | place.outside | (first & tile_ready & tile_wrong)),
-            guard.address.eq(word),
-            guard.issue.eq(issued),
-            guard.following[0].eq(word + 1),
-            guard.following[1].eq(base),
-            guard.following[2].eq(held.accumulator),
-            guard.follows.eq(Cat(issued, issued & last, nest.i.valid & nest.i.ready)),
             request.valid.eq(nest.o.valid & (~first | tile_ready)),
             request.payload.eq(pixel.address),
             issued.eq(request.valid & request.ready & ~wrong_address & ~guard.busy),
             nest.o.ready.eq(issued),
             tile_taken.eq(issued & first),
+            guard.address.eq(word),
+            guard.issue.eq(issued),
+            guard.moves.eq(~nest.o.valid | issued),
+            guard.following[0].eq(word + 1),
+            guard.following[1].eq(base),
+            guard.following[2].eq(held.accumulator),
+            guard.follows.eq(Cat(1, last, nest.renews)),
         ]
-        with m.If(issued):
-            m.d.sync += place.eq(Mux(last, base, word + 1))
-            with m.If(last):
-                m.d.sync += overwrite.eq(0)
-        with m.If(nest.i.valid & nest.i.ready):
+        with m.If(guard.moves):
             m.d.sync += [
-                base.eq(held.accumulator),
-                place.eq(held.accumulator),
-                overwrite.eq(~held.accumulate),
+                place.eq(Mux(nest.renews, held.accumulator, Mux(last, base, word + 1))),
+                overwrite.eq(Mux(nest.renews, ~held.accumulate, overwrite & ~last)),
             ]
+        with m.If(nest.renews):
+            m.d.sync += base.eq(held.accumulator)
 
         # Pipeline: scratchpad, array, accumulators -----------------------------------------------
         valid, swap = issued, first
@@ -161,7 +159,7 @@ class ArrayEngine(wiring.Component):
             travelling.overwrite.eq(overwrite),
             travelling.last.eq(pixel.last[-1]),
         ]
-        for stage in range(SCRATCHPAD_LATENCY):
+        for stage in range(scratchpad_latency(config)):
             next_valid = Signal(name=f"valid_{stage}")
             next_swap = Signal(name=f"swap_{stage}", reset_less=True)
             next_tag = Signal(tag, name=f"travelling_{stage}", reset_less=True)
@@ -200,7 +198,7 @@ class ArrayEngine(wiring.Component):
 
         A tile read begins in the cycle after `start`; two cycles later its first row is written
         into the shadow weights, the others follow each in the next cycle. The pixel for which
-        `ready` is looked at reaches the array `SCRATCHPAD_LATENCY` cycles later, so `ready` may
+        `ready` is looked at reaches the array `scratchpad_latency` cycles later, so `ready` may
         rise two cycles after `start`.
         """
         config = self.config

@@ -80,6 +80,10 @@ class LoopNest(wiring.Component):
         iteration, so that `last[levels - 1]` marks the last address of the nest; `final[k]`: loop k
         by itself is in its last iteration, whatever the others do; `outside`: there is no such
         address.
+    renews : Out(1)
+        What comes after this cycle's address, if anything does, is a new nest's first one. It is
+        known early, unlike whether the address is taken: users that let it choose what their
+        registers get, and let `o.ready` do no more than enable them, have short paths.
     """
 
     def __init__(self, levels: int, *, words: int, count_bits: int = 12, address_bits: int = 20):
@@ -99,6 +103,7 @@ class LoopNest(wiring.Component):
                 "address": address_bits, "first": levels, "last": levels, "final": levels,
                 "outside": 1,
             }))),
+            "renews": Out(1),
         })
 
     def elaborate(self, platform):
@@ -115,8 +120,10 @@ class LoopNest(wiring.Component):
         counts = [Signal(self.count_bits, name=f"count_{k}") for k in range(self.levels)]
         steps = [Signal(self.address_bits, name=f"step_{k}") for k in range(self.levels)]
         # The number of a loop's next iteration, from 1 on. It begins with a constant, which a
-        # register takes for nothing; a number counting down would have to be loaded.
-        upcoming = [Signal(self.count_bits, name=f"upcoming_{k}") for k in range(self.levels)]
+        # register takes for nothing; a number counting down would have to be loaded. All loops of a
+        # nest end with it, so that the next one finds them at their beginnings.
+        upcoming = [Signal(self.count_bits, init=2, name=f"upcoming_{k}")
+                    for k in range(self.levels)]
 
         m.d.comb += [
             self.o.valid.eq(valid),
@@ -126,34 +133,33 @@ class LoopNest(wiring.Component):
             o.last.eq(last),
             o.final.eq(final),
             last.eq(Cat(final[:k + 1].all() for k in range(self.levels))),
-            self.i.ready.eq(~valid | (self.o.ready & last[-1])),
+            self.renews.eq(~valid | last[-1]),
+            self.i.ready.eq(self.renews & (~valid | self.o.ready)),
         ]
         step = steps[-1]
         for k in reversed(range(self.levels - 1)):
             step = Mux(final[k], step, steps[k])
         m.d.comb += following.eq(address.value + step)
-        accept, advance = Signal(), Signal()
-        m.d.comb += [accept.eq(self.i.valid & self.i.ready), advance.eq(valid & self.o.ready)]
         for k in range(self.levels):
-            steps_on = advance & (last[k - 1] if k else 1)
-            with m.If(accept | (steps_on & final[k])):
-                m.d.sync += upcoming[k].eq(2)
-            with m.Elif(steps_on):
-                m.d.sync += upcoming[k].eq(upcoming[k] + 1)
-        with m.If(valid & self.o.ready):
-            m.d.sync += [address.eq(following), first.eq(last), valid.eq(~last[-1])]
+            with m.If(valid & self.o.ready & (last[k - 1] if k else 1)):
+                m.d.sync += upcoming[k].eq(Mux(final[k], 2, upcoming[k] + 1))
+
+        # What is not valid, and counts and steps behind the last iteration, may be anything.
+        single_counts = Cat(nest.counts[k] == 1 for k in range(self.levels))
+        with m.If(~valid | self.o.ready):
+            m.d.sync += [
+                valid.eq(~self.renews | self.i.valid),
+                address.eq(Mux(self.renews, nest.address, following)),
+                first.eq(Mux(self.renews, ~0, last)),
+            ]
             for k in range(self.levels):
-                with m.If(last[k - 1] if k else 1):
+                with m.If(self.renews):
+                    m.d.sync += final[k].eq(single_counts[k])
+                with m.Elif(last[k - 1] if k else 1):
                     m.d.sync += final[k].eq(
                         Mux(final[k], single[k], upcoming[k] == counts[k]))
-        with m.If(self.i.valid & self.i.ready):
-            m.d.sync += [valid.eq(1), address.eq(nest.address), first.eq(~0)]
+        with m.If(self.renews):
+            m.d.sync += single.eq(single_counts)
             for k in range(self.levels):
-                is_single = nest.counts[k] == 1
-                m.d.sync += [
-                    counts[k].eq(nest.counts[k]),
-                    steps[k].eq(nest.steps[k]),
-                    single[k].eq(is_single),
-                    final[k].eq(is_single),
-                ]
+                m.d.sync += [counts[k].eq(nest.counts[k]), steps[k].eq(nest.steps[k])]
         return m

@@ -10,7 +10,7 @@ from amaranth import ClockSignal, Const, Instance, Signal, signed
 
 from .config import Config
 
-__all__ = ["MultiplierBudget", "demand", "has_multipliers", "registered_product"]
+__all__ = ["MultiplierBudget", "demand", "family_of", "has_multipliers", "registered_product"]
 
 
 class MultiplierBudget:
@@ -67,6 +67,11 @@ def demand(config: Config) -> dict[str, tuple[int, int]]:
 def has_multipliers(platform) -> bool:
     """Whether `platform` says how many multipliers its device has."""
     return getattr(platform, "multipliers", None) is not None
+
+
+def family_of(platform) -> str | None:
+    """The family of a platform whose primitives may be instantiated."""
+    return platform.multipliers.family if has_multipliers(platform) else None
 
 
 def registered_product(m, platform, kind, name, a, b, *, enable, a_enable=None, b_enable=None):

@@ -15,7 +15,6 @@ from .protocol import Counter
 __all__ = [
     "ACCUMULATOR_LATENCY",
     "MAX_BURST_BEATS",
-    "SCRATCHPAD_LATENCY",
     "AccumulatorReadSignature",
     "ControlSignature",
     "EngineSignature",
@@ -25,17 +24,21 @@ __all__ = [
     "instruction_layout",
     "load_write_signature",
     "memory_write_signature",
+    "scratchpad_latency",
     "scratchpad_write_signature",
 ]
 
 MAX_BURST_BEATS = 64
 """Longest burst a master may ask of main memory."""
 
-SCRATCHPAD_LATENCY = 2
-"""Cycles from an accepted scratchpad read to its data."""
-
 ACCUMULATOR_LATENCY = 2
 """Cycles from an accepted accumulator read to its data."""
+
+
+def scratchpad_latency(config: Config) -> int:
+    """Cycles from an accepted scratchpad read to its data."""
+    # A single bank spreads over a large part of a chip, and has registers on both sides of it.
+    return 3 if config.scratchpad_banks == 1 else 2
 
 
 def instruction_layout(cls: type[Instruction]) -> data.StructLayout:
@@ -72,7 +75,7 @@ def memory_write_signature(config: Config) -> stream.Signature:
 
 
 class ScratchpadReadSignature(wiring.Signature):
-    """Reads of scratchpad words: `data` belongs to the request accepted `SCRATCHPAD_LATENCY`
+    """Reads of scratchpad words: `data` belongs to the request accepted `scratchpad_latency`
     cycles ago and cannot be held back. The initiator looks at no data of an address that it has not
     checked; it may ask before it knows, as reading changes nothing."""
 

@@ -9,12 +9,12 @@ from .isa import LoadTarget, Post, PostSource
 from .multiplier import registered_product
 from .ports import (
     ACCUMULATOR_LATENCY,
-    SCRATCHPAD_LATENCY,
     AccumulatorReadSignature,
     EngineSignature,
     ScratchpadReadSignature,
     instruction_layout,
     load_write_signature,
+    scratchpad_latency,
     scratchpad_write_signature,
 )
 from .post_issue import OPERANDS, PostIssue, slots
@@ -41,8 +41,6 @@ __all__ = ["RESULTS", "PostProcessor", "Stages"]
 RESULTS = 32
 """Items between issue and write: more than the pipeline is long, so that it need not idle."""
 
-assert SCRATCHPAD_LATENCY == ACCUMULATOR_LATENCY, "one pipeline joins both kinds of reads"
-
 
 class Stages:
     """Cycles after an item's issue in which things happen.
@@ -54,7 +52,7 @@ class Stages:
     """
 
     def __init__(self, config: Config):
-        self.select = SCRATCHPAD_LATENCY
+        self.select = scratchpad_latency(config)
         self.requantize = self.select + (2 if config.residual else 1)
         self.look_up = self.requantize + REQUANTIZE_LATENCY
         self.add = self.look_up + (2 if config.table else 0)
@@ -172,42 +170,50 @@ class PostProcessor(wiring.Component):
                                                  len(part)) if parts > 1 else word)
             return [part.word_select(lane, width).as_signed() for lane in lanes]
 
-        def lanes_of(port):
-            return [port.data.word_select(lane, 32).as_signed() for lane in lanes]
-
-        bytes_a = pick(self.operand_a.data, 8, item.chunk)
-        selected = [Signal(signed(32), name=f"selected_{lane}") for lane in lanes]
-        choices = [(PostSource.ARRAY, lanes_of(self.array)), (PostSource.SCRATCHPAD, bytes_a)]
+        # Accumulators, which are there first where the scratchpad takes longer.
+        values = [self.array.data.word_select(lane, 32).as_signed() for lane in lanes]
         if config.vector_taps:
-            choices.append((PostSource.VECTOR, lanes_of(self.vector)))
-        bytes_b = None
-        if config.residual:
-            i = self._issue.engine.instruction.p
-            zeros = self._context(m, "zeros", stage, a=i.zero_a, b=i.zero_b)
-            choices.append((PostSource.PRODUCT, [byte - zeros.a for byte in bytes_a]))
-            bytes_b = pick(self._operand_words(m, item), 8, item.position)
-        with m.If(self._valid[stage]), m.Switch(item.source):
-            for source, values in choices:
-                with m.Case(source):
-                    m.d.sync += [selected[k].eq(values[k]) for k in lanes]
-        if not config.residual:
-            return selected, None
+            of_vector = items[ACCUMULATOR_LATENCY].source == PostSource.VECTOR
+            values = [Mux(of_vector, self.vector.data.word_select(lane, 32).as_signed(), value)
+                      for lane, value in enumerate(values)]
+        for k in range(ACCUMULATOR_LATENCY, stage + 1):
+            picked = [Signal(signed(32), name=f"accumulator_{lane}_{k}") for lane in lanes]
+            with m.If(self._valid[k]):
+                m.d.sync += [picked[lane].eq(values[lane]) for lane in lanes]
+            values = picked
 
+        # Bytes of operands wait in registers of their own: they come a long way. What is made of
+        # them is made behind those.
+        of_operand = Signal()
+        bytes_a = [Signal(signed(8), name=f"byte_{lane}") for lane in lanes]
+        with m.If(self._valid[stage]):
+            m.d.sync += of_operand.eq(item.source == PostSource.SCRATCHPAD)
+            m.d.sync += [byte.eq(value) for byte, value in zip(
+                bytes_a, pick(self.operand_a.data, 8, item.chunk), strict=True)]
+        values = [Mux(of_operand, byte, value)
+                  for byte, value in zip(bytes_a, values, strict=True)]
+        if not config.residual:
+            return values, None
+
+        i = self._issue.engine.instruction.p
+        zeros = self._context(m, "zeros", stage, a=i.zero_a, b=i.zero_b)
+        bytes_b = pick(self._operand_words(m, item), 8, item.position)
         is_product = Signal()
+        zero_a = Signal(signed(8))
         operands = [Signal(signed(8), name=f"operand_{lane}") for lane in lanes]
         differences = [Signal(signed(9), name=f"difference_{lane}") for lane in lanes]
         with m.If(self._valid[stage]):
-            m.d.sync += is_product.eq(item.source == PostSource.PRODUCT)
+            m.d.sync += [is_product.eq(item.source == PostSource.PRODUCT), zero_a.eq(zeros.a)]
             m.d.sync += [operands[k].eq(bytes_b[k]) for k in lanes]
             m.d.sync += [differences[k].eq(bytes_b[k] - zeros.b) for k in lanes]
         chosen = Signal()
         delayed = [Signal(signed(32), name=f"delayed_{lane}") for lane in lanes]
         with m.If(self._valid[stage + 1]):
-            m.d.sync += [chosen.eq(is_product), *(delayed[k].eq(selected[k]) for k in lanes)]
+            m.d.sync += [chosen.eq(is_product), *(delayed[k].eq(values[k]) for k in lanes)]
         accumulators = []
         for k in lanes:
             product = registered_product(
-                m, self._platform, "residual", f"product_{k}", selected[k][:9].as_signed(),
+                m, self._platform, "residual", f"product_{k}", bytes_a[k] - zero_a,
                 differences[k], enable=self._valid[stage + 1])
             accumulators.append(Mux(chosen, product, delayed[k]))
         return accumulators, operands
@@ -218,7 +224,7 @@ class PostProcessor(wiring.Component):
             shape=8 * self._config.rows, depth=OPERANDS, init=[])
         write, read = cells.write_port(), cells.read_port(domain="comb")
         arriving = self._issue.read_b
-        for k in range(SCRATCHPAD_LATENCY):
+        for k in range(self._stages.select):
             delayed = Signal(name=f"arriving_{k + 1}")
             m.d.sync += delayed.eq(arriving)
             arriving = delayed

@@ -181,6 +181,8 @@ class PostIssue(wiring.Component):
         taken = Signal()      # the instruction on `engine` has its b walk already
         buffered = Signal(range(OPERANDS + 1))  # requested and not popped
         there = Signal(range(OPERANDS + 1))     # requested and not issued with an item
+        # What they say that others wait for, each known a cycle ahead.
+        full, any_there = Signal(), Signal()
         outside = nest.o.p.outside
         accepted = self.read_b
         m.d.comb += self._load_nest(nest, i, i.operand_b, i.operand_b_step_0, i.operand_b_step_1)
@@ -188,19 +190,23 @@ class PostIssue(wiring.Component):
             nest.i.valid.eq(started & wanted & ~taken & ~nest.o.valid),
             self.operand_b.p.eq(nest.o.p.address),
             # Who asks for an address that does not exist would be in the way to others for ever.
-            self.operand_b.valid.eq(nest.o.valid & ~outside & (buffered != OPERANDS)),
+            self.operand_b.valid.eq(nest.o.valid & ~outside & ~full),
             accepted.eq(self.operand_b.valid & self.operand_b.ready),
             nest.o.ready.eq(accepted),
         ]
+        used = self.issued & self.item.pop_b
         m.d.sync += [
             buffered.eq(buffered + accepted - self.popped),
-            there.eq(there + accepted - (self.issued & self.item.pop_b)),
+            full.eq(~self.popped & ((buffered == OPERANDS)
+                                    | (accepted & (buffered == OPERANDS - 1)))),
+            there.eq(there + accepted - used),
+            any_there.eq(accepted | Mux(used, there > 1, there != 0)),
         ]
         with m.If(self.begin):
             m.d.sync += taken.eq(0)
         with m.Elif(nest.i.valid):
             m.d.sync += taken.eq(1)
-        return ~wanted | taken | ~nest.o.valid, there != 0, nest.o.valid & outside
+        return ~wanted | taken | ~nest.o.valid, any_there, nest.o.valid & outside
 
     def _walk(self, m, i, nest, b_there):
         """Items of the instruction begun last. Returns whether the current one cannot be done."""
@@ -261,27 +267,26 @@ class PostIssue(wiring.Component):
                 m.d.comb += self.issued.eq(1)
 
         m.d.comb += nest.o.ready.eq(self.issued & word_end)
+        # What the next instruction begins with is taken as long as none is under way. That an item
+        # is issued is known late: it does not choose, it only enables.
+        idle = ~nest.o.valid
+        step = Mux(o.final[-2], operand_steps[1], operand_steps[0])
         with m.If(self.issued):
+            m.d.sync += [group.eq(Mux(word_end, 0, group + 1)),
+                         chunk.eq(Mux(pixel_end, 0, chunk + 1))]
+        with m.If(idle | self.issued):
+            m.d.sync += parameter.eq(Mux(idle, i.parameter, Mux(
+                pixel_end, first_parameter, parameter.value + 1)))
+        with m.If(idle | (self.issued & pixel_end)):
             m.d.sync += [
-                group.eq(Mux(word_end, 0, group + 1)),
-                chunk.eq(Mux(pixel_end, 0, chunk + 1)),
-                parameter.eq(Mux(pixel_end, first_parameter, parameter.value + 1)),
+                accumulator.eq(Mux(idle, i.accumulator, accumulator.value + 1)),
+                of_vector.eq(Mux(idle, i.accumulator, accumulator.value + 1)),
+                operand.eq(Mux(idle, i.operand_a, operand.value + step)),
             ]
-            with m.If(pixel_end):
-                step = Mux(o.final[-2], operand_steps[1], operand_steps[0])
-                m.d.sync += [
-                    accumulator.eq(accumulator.value + 1),
-                    of_vector.eq(accumulator.value + 1),
-                    operand.eq(operand.value + step),
-                ]
-        with m.If(self.begin):
+        with m.If(idle):
             m.d.sync += [
                 source.eq(i.source),
-                accumulator.eq(i.accumulator),
-                of_vector.eq(i.accumulator),
-                parameter.eq(i.parameter),
                 first_parameter.eq(i.parameter),
-                operand.eq(i.operand_a),
                 operand_steps[0].eq(i.operand_a_step_0),
                 operand_steps[1].eq(i.operand_a_step_1),
                 use_b.eq((i.use_add | (i.source == PostSource.PRODUCT)) if config.residual else 0),

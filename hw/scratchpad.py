@@ -6,6 +6,7 @@ from amaranth.lib.wiring import In
 
 from .config import Config
 from .ports import ScratchpadReadSignature, scratchpad_write_signature
+from .registered_memory import RegisteredMemory
 
 __all__ = ["READ_CLIENTS", "WRITE_CLIENTS", "Scratchpad", "read_groups"]
 
@@ -44,7 +45,7 @@ class Scratchpad(wiring.Component):
     Members
     -------
     array, vector, operand_b, operand_a, store : In(ScratchpadReadSignature)
-        Readers, in order of falling priority; data `SCRATCHPAD_LATENCY` cycles after acceptance.
+        Readers, in order of falling priority; data `scratchpad_latency` cycles after acceptance.
     post, load : In(scratchpad_write_signature)
         Writers, in order of falling priority, with a byte mask.
     """
@@ -133,8 +134,9 @@ class Scratchpad(wiring.Component):
             m.d.comb += [member.data.eq(answer) for member in members]
 
     def _one_bank(self, m, ways, writers):
-        """One bank needs no multiplexer behind it: the register is in front, where wires to all its
-        blocks are long. Wide words have two such registers, each beside a half of the blocks."""
+        """One bank needs no multiplexer behind it: there are registers on both sides, where wires
+        from and to all its blocks are long. Wide words have two of those in front, each beside a
+        half of the blocks."""
         config = self._config
         halves = 2 if config.rows >= 8 else 1
         rows = config.rows // halves
@@ -149,9 +151,7 @@ class Scratchpad(wiring.Component):
         written = Cat(writer.valid for writer in writers).any()
         words = []
         for half in range(halves):
-            m.submodules[f"half_{half}"] = storage = memory.Memory(
-                shape=8 * rows, depth=config.scratchpad_words, init=[])
-            write, read = storage.write_port(granularity=8), storage.read_port()
+            m.submodules[f"half_{half}"] = storage = RegisteredMemory(config.scratchpad_words, rows)
             # Registers that are equal but for their first value stay two when tools look for
             # equal ones.
             first = (config.scratchpad_words - 1) * half
@@ -163,8 +163,8 @@ class Scratchpad(wiring.Component):
                 data.eq(item.data.word_select(half, 8 * rows)),
                 enable.eq(item.mask.word_select(half, rows) & written.replicate(rows)),
             ]
-            m.d.comb += [read.addr.eq(place), write.addr.eq(target), write.data.eq(data),
-                         write.en.eq(enable)]
-            words.append(read.data)
+            m.d.comb += [storage.read_address.eq(place), storage.write_address.eq(target),
+                         storage.write_data.eq(data), storage.write_mask.eq(enable)]
+            words.append(storage.read_data)
         for members, _, _ in ways:
             m.d.comb += [member.data.eq(Cat(words)) for member in members]

@@ -10,11 +10,11 @@ from .config import Config
 from .isa import ErrorCode, Store
 from .loops import count_levels
 from .ports import (
-    SCRATCHPAD_LATENCY,
     EngineSignature,
     ScratchpadReadSignature,
     instruction_layout,
     memory_write_signature,
+    scratchpad_latency,
 )
 from .slices import RegisterSlice
 
@@ -23,7 +23,6 @@ __all__ = ["StoreMover"]
 _ADDRESS_BITS = 20  # of a scratchpad word address
 _LENGTH_BITS = 20   # of the bytes of a row
 _ROWS_AHEAD = 4     # rows whose words are being read while earlier ones are written
-_WORDS_AHEAD = SCRATCHPAD_LATENCY + 2  # reads in flight that sustain a word a cycle
 
 
 def _log2(value: int) -> int:
@@ -215,14 +214,16 @@ class _Words(wiring.Component):
     def elaborate(self, platform):
         m = Module()
         rows = self._config.rows
+        latency = scratchpad_latency(self._config)
+        ahead = latency + 2  # reads in flight that sustain a word a cycle
         piece = data.StructLayout({
             "count": range(rows + 1), "last": 1, "start": self.i.payload.start.shape()})
         word = data.StructLayout({"data": 8 * rows, "piece": piece})
-        m.submodules.queue = queue = fifo.SyncFIFO(width=word.size, depth=_WORDS_AHEAD)
+        m.submodules.queue = queue = fifo.SyncFIFO(width=word.size, depth=ahead)
 
         valid = Signal()
         row = Signal(_words_layout(self._config))  # what is left of it
-        free = Signal(range(_WORDS_AHEAD + 1), init=_WORDS_AHEAD)
+        free = Signal(range(ahead + 1), init=ahead)
         asked, last, delivered = Signal(), Signal(), Signal()
         m.d.comb += [
             last.eq(~exceeds(row.length, rows)),
@@ -239,7 +240,7 @@ class _Words(wiring.Component):
             m.d.sync += row.eq(self.i.payload)
         m.d.sync += free.eq(free - asked + delivered)
 
-        # What belongs to the data that arrives SCRATCHPAD_LATENCY cycles later.
+        # What belongs to the data that arrives later.
         arriving = Signal(piece)
         m.d.comb += [
             arriving.count.eq(Mux(last, row.length, rows)),
@@ -247,7 +248,7 @@ class _Words(wiring.Component):
             arriving.start.eq(row.start),
         ]
         arrived = asked
-        for stage in range(SCRATCHPAD_LATENCY):
+        for stage in range(latency):
             next_arriving = Signal(piece, name=f"arriving_{stage}")
             next_arrived = Signal(name=f"arrived_{stage}")
             m.d.sync += [next_arriving.eq(arriving), next_arrived.eq(arrived)]

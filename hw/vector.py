@@ -21,12 +21,12 @@ from .isa import ErrorCode, LoadTarget, Vector, VectorMode
 from .loops import CheckedAddress, LoopNest
 from .multiplier import registered_product
 from .ports import (
-    SCRATCHPAD_LATENCY,
     AccumulatorReadSignature,
     EngineSignature,
     ScratchpadReadSignature,
     instruction_layout,
     load_write_signature,
+    scratchpad_latency,
 )
 
 __all__ = ["VectorLanes", "VectorUnit"]
@@ -189,7 +189,7 @@ class VectorUnit(wiring.Component):
         m.submodules.accumulator = accumulator = AccumulatorMemory(
             config.rows, config.vector_accumulator_words, value_bits=_VALUE_BITS, maximum=True,
             read_lanes=config.lanes)
-        m.submodules.guard = guard = HazardGuard(len(accumulator.i.address), 3)
+        m.submodules.guard = guard = HazardGuard(len(accumulator.i.address), 4)
         wiring.connect(m, accumulator.read, wiring.flipped(self.accumulators))
         wiring.connect(m, intake.i, wiring.flipped(self.engine.instruction))
 
@@ -244,40 +244,40 @@ class VectorUnit(wiring.Component):
             emits.eq(Mux(reduce, o.last[0], due)),
             wrong_address.eq(o.outside | (emits & place.outside)
                              | (needs_weights & weights_ready & weights_wrong)),
-            guard.address.eq(target),
-            guard.issue.eq(issued & emits),
-            guard.following[0].eq(target + 1),
-            guard.following[1].eq(base),
-            guard.following[2].eq(held.accumulator),
-            guard.follows.eq(Cat(issued & emits, issued & o.last[_PASS_LEVELS - 1],
-                                 nest.i.valid & nest.i.ready)),
             request.valid.eq(nest.o.valid & (~needs_weights | weights_ready)),
             request.payload.eq(o.address),
             issued.eq(request.valid & request.ready & ~wrong_address & ~(emits & guard.busy)),
             nest.o.ready.eq(issued),
             weights_taken.eq(issued & needs_weights),
+            guard.address.eq(target),
+            guard.issue.eq(issued & emits),
+            guard.moves.eq(~nest.o.valid | issued),
+            guard.following[0].eq(target),
+            guard.following[1].eq(target + 1),
+            guard.following[2].eq(base),
+            guard.following[3].eq(held.accumulator),
+            guard.follows.eq(Cat(1, emits, o.last[_PASS_LEVELS - 1], nest.renews)),
         ]
         next_until = Signal.like(until_value)
-        m.d.comb += next_until.eq(Mux(o.last[0], lead, Mux(emits, skip, until_value - 1)))
-        with m.If(issued):
+        m.d.comb += next_until.eq(Mux(nest.renews, held.taps - 1, Mux(
+            o.last[0], lead, Mux(emits, skip, until_value - 1))))
+        with m.If(guard.moves):
             m.d.sync += [
                 until_value.eq(next_until), due.eq(next_until == 0),
-                place.eq(Mux(o.last[_PASS_LEVELS - 1], base, target + emits)),
+                place.eq(Mux(nest.renews, held.accumulator,
+                             Mux(o.last[_PASS_LEVELS - 1], base, target + emits))),
+                overwrite.eq(Mux(nest.renews, ~held.accumulate,
+                                 overwrite & ~o.last[_PASS_LEVELS - 1])),
             ]
-            with m.If(o.last[_PASS_LEVELS - 1]):
-                m.d.sync += overwrite.eq(0)
+        with m.If(nest.renews):
+            m.d.sync += base.eq(held.accumulator)
         with m.If(nest.i.valid & nest.i.ready):
             m.d.sync += [
                 maximum.eq(held.mode == VectorMode.MAX),
                 reduce.eq(held.reduce),
                 *(begin[tap].eq(held.taps == taps - tap) for tap in range(taps)),
                 lead.eq(held.taps - 1),
-                until_value.eq(held.taps - 1),
-                due.eq(held.taps == 1),
                 skip.eq(held.stride - 1),
-                base.eq(held.accumulator),
-                place.eq(held.accumulator),
-                overwrite.eq(~held.accumulate),
             ]
 
         # Pipeline: scratchpad, lanes, accumulators ------------------------------------------------
@@ -285,7 +285,7 @@ class VectorUnit(wiring.Component):
             "valid": issued, "swap": needs_weights, "begin": begin, "maximum": maximum,
             "hold": reduce, "restart": o.first[0], "emits": issued & emits,
             "address": guard.address, "overwrite": overwrite, "last": issued & o.last[-1]}
-        for stage in range(1, SCRATCHPAD_LATENCY + _LANES_LATENCY - VALUE_DELAY + 1):
+        for stage in range(1, scratchpad_latency(config) + _LANES_LATENCY - VALUE_DELAY + 1):
             following = {}
             for name, signal in travelling.items():
                 following[name] = Signal(
@@ -293,7 +293,7 @@ class VectorUnit(wiring.Component):
                     reset_less=name not in ("valid", "emits", "last"))
                 m.d.sync += following[name].eq(signal)
             travelling = following
-            if stage == SCRATCHPAD_LATENCY:
+            if stage == scratchpad_latency(config):
                 m.d.comb += lanes.i.data.eq(self.activation.data)
                 for name in ("valid", "swap", "begin", "maximum", "hold", "restart"):
                     m.d.comb += getattr(lanes.i, name).eq(travelling[name])
@@ -326,7 +326,7 @@ class VectorUnit(wiring.Component):
 
         A read begins in the cycle after `start`, and two cycles later its word is written into the
         shadow weights. The word for which `ready` is looked at meets the weights
-        `SCRATCHPAD_LATENCY` cycles later, so `ready` may rise behind the last read.
+        `scratchpad_latency` cycles later, so `ready` may rise behind the last read.
         """
         config = self.config
         taps = config.vector_taps

@@ -33,14 +33,16 @@ def test_guard_remembers_what_was_issued():
             busy = ctx.get(dut.busy)
             assert busy == (address in recent), f"seed {seed}"
             refused += busy
-            issue = rng.random() < 0.8 and not busy
+            moves = rng.random() < 0.9
+            issue = rng.random() < 0.9 and moves and not busy
+            ctx.set(dut.moves, moves)
             ctx.set(dut.issue, issue)
             recent = [*recent[1:], address if issue else None]
             choices = [rng.randrange(8) for _ in range(2)]
-            follows = rng.randrange(4)
+            follows = rng.randrange(1, 4)
             for choice, value in enumerate(choices):
                 ctx.set(dut.following[choice], value)
-                if follows & 1 << choice:
+                if moves and follows & 1 << choice:
                     address = value
             ctx.set(dut.follows, follows)
             await ctx.tick()

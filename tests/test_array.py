@@ -27,7 +27,8 @@ def test_partial_sums_cannot_overflow(rows):
 @pytest.mark.parametrize("geometry", [
     {"rows": 4, "columns": 4, "lanes": 1, "accumulator_words": 16, "weight_words": 64},
     {"rows": 8, "columns": 8, "lanes": 1, "accumulator_words": 32, "weight_words": 128},
-    {"rows": 16, "columns": 8, "lanes": 1, "accumulator_words": 64, "weight_words": 256},
+    {"rows": 16, "columns": 8, "lanes": 1, "accumulator_words": 64, "weight_words": 256,
+     "scratchpad_banks": 2},
     {"rows": 4, "columns": 8, "lanes": 1, "accumulator_words": 16, "weight_words": 64,
      "weight_bits": 4},
     {"rows": 8, "columns": 4, "lanes": 1, "accumulator_words": 16, "weight_words": 64,
@@ -35,6 +36,6 @@ def test_partial_sums_cannot_overflow(rows):
     {"rows": 4, "columns": 16, "lanes": 1, "accumulator_words": 16, "weight_words": 64},
 ], ids=lambda geometry: f"{geometry['rows']}x{geometry['columns']}")
 def test_array_engine(geometry):
-    config = Config(**geometry, scratchpad_banks=1, scratchpad_bank_words=256)
+    config = Config(**{"scratchpad_banks": 1, **geometry}, scratchpad_bank_words=256)
     run_bench(ArrayEngine(config), "benches.array_engine_bench", parameters={
         "config": config.to_dict()})

@@ -3,6 +3,7 @@
 import pytest
 
 from systolith.hw.config import PRESETS
+from systolith.hw.ports import scratchpad_latency
 from systolith.hw.scratchpad import Scratchpad, read_groups
 from systolith.sim.bench import run_bench
 
@@ -14,4 +15,5 @@ def test_scratchpad(preset, changes):
     config = PRESETS[preset].replace(**changes)
     run_bench(Scratchpad(config), "benches.scratchpad_bench", parameters={
         "rows": config.rows, "words": config.scratchpad_words,
-        "banks": config.scratchpad_banks, "groups": read_groups(config)})
+        "banks": config.scratchpad_banks, "groups": read_groups(config),
+        "latency": scratchpad_latency(config)})

@@ -10,7 +10,8 @@ SHAPES = {
     "tiny": PRESETS["tiny"].replace(memory_size=1 << 14),
     "default": PRESETS["default"].replace(memory_size=1 << 14),
     "wide beat": PRESETS["small"].replace(memory_size=1 << 14, memory_bytes_per_beat=32),
-    "narrow beat": PRESETS["default"].replace(memory_size=1 << 14, memory_bytes_per_beat=4),
+    "narrow beat": PRESETS["default"].replace(memory_size=1 << 14, memory_bytes_per_beat=4,
+                                                  scratchpad_banks=1),
 }
 
 

@@ -12,11 +12,11 @@ from systolith.sim.bench import run_bench
 @pytest.mark.parametrize("geometry", [
     {"rows": 4, "columns": 4, "vector_taps": 3},
     {"rows": 8, "columns": 4, "vector_taps": 5},
-    {"rows": 4, "columns": 4, "vector_taps": 1},
+    {"rows": 4, "columns": 4, "vector_taps": 1, "scratchpad_banks": 2},
     {"rows": 16, "columns": 4, "vector_taps": 7},
 ], ids=lambda geometry: f"{geometry['rows']}x{geometry['vector_taps']}")
 def test_vector_unit(geometry):
-    config = Config(**geometry, lanes=1, scratchpad_banks=1, scratchpad_bank_words=256,
+    config = Config(**{"scratchpad_banks": 1, **geometry}, lanes=1, scratchpad_bank_words=256,
                     vector_accumulator_words=32, vector_weight_words=64)
     run_bench(VectorUnit(config), "benches.vector_bench", parameters={
         "config": config.to_dict()})

@@ -23,6 +23,7 @@ from systolith.hw.isa import (
     Vector,
     VectorMode,
 )
+from systolith.hw.ports import scratchpad_latency
 
 from .accumulating import Additions, additions, half_read, read_end
 from .conflicts import operand_pace, read_pace, reads_operands, write_waits
@@ -43,15 +44,16 @@ _DELIVERED = 2
 """Cycles from an instruction's arrival in front of its engine to its being known there."""
 
 _ACCEPTED = (2, 2, 2, 3, 10)
-"""Cycles from an engine's taking an instruction to its first work, a queue."""
+"""Cycles from an engine's taking an instruction to its first work, a queue; in STORE's are two of
+reading the scratchpad."""
 
 ISSUE = (1 - REQUEST, 0, 0, 1, 2)
 """Cycles between the last work of an instruction and the first of the next, a queue. Requests of
 LOADs follow each other."""
 
 LATENCY = (4, 5, 6, 28, 1)
-"""Cycles from the last work of an instruction to its retirement, without the array's rows, a
-queue."""
+"""Cycles from the last work of an instruction to its retirement, without the array's rows, a queue;
+in those of ARRAY, VECTOR and POST are two of reading the scratchpad."""
 
 END = 5
 """Cycles from the last retirement to the end of the run."""
@@ -107,6 +109,9 @@ class _Model:
         number = len(Queue)
         self.config = config
         self.lists = [lists[queue] for queue in Queue]
+        late = scratchpad_latency(config) - 2
+        self.accepted = (*_ACCEPTED[:-1], _ACCEPTED[-1] + late)
+        self.latency = (LATENCY[0], *(cycles + late for cycles in LATENCY[1:-1]), LATENCY[-1])
         self.port = MemoryPort(config, latency)
         self.fetching = Fetching(config, [len(items) for items in self.lists], self.port, START)
         self.loading = Loading(config, self.port)
@@ -190,7 +195,7 @@ class _Model:
             self.ready[queue] = ready
             if queue in (Queue.ARRAY, Queue.VECTOR, Queue.POST):
                 # The engine takes it when it has begun the one before.
-                self.fetching.leave(queue, max(ready - _ACCEPTED[queue], self.begun[queue]))
+                self.fetching.leave(queue, max(ready - self.accepted[queue], self.begun[queue]))
         return ready if ready > free else free
 
     def _ready(self, queue: int) -> int | None:
@@ -209,7 +214,7 @@ class _Model:
                 met = times[count - 1] + _MET
                 if met > ready:
                     ready = met
-        return ready + _ACCEPTED[queue]
+        return ready + self.accepted[queue]
 
     def _step(self, queue: int, time: int, until: int) -> int:
         """Issue an instruction or a part of its work; returns 1 when it is complete. Nothing else
@@ -229,7 +234,7 @@ class _Model:
                     return self._results(time, instruction)
         self.begun[queue] = time
         if queue in (Queue.LOAD, Queue.STORE):
-            self.fetching.leave(queue, time - _ACCEPTED[queue])
+            self.fetching.leave(queue, time - self.accepted[queue])
         match instruction:
             case Load():
                 beats, cycles = transfer_cycles(self.config, instruction)
@@ -263,7 +268,7 @@ class _Model:
                 self._forget(time)
                 return self._results(time, instruction)
             case End():
-                return self._retire(queue, 0, time, time - _ACCEPTED[queue])
+                return self._retire(queue, 0, time, time - self.accepted[queue])
         return 0
 
     def _results(self, time: int, instruction: Post) -> int:
@@ -429,7 +434,7 @@ class _Model:
         if isinstance(instruction, End):
             at = max(last, done) + END
         else:
-            at = max(last + 1, done + LATENCY[queue])
+            at = max(last + 1, done + self.latency[queue])
         retired.append(at)
         self.ready[queue] = None
         if instruction.mark:

@@ -10,9 +10,9 @@ from systolith.hw.config import Config
 from systolith.hw.isa import Array, ErrorCode, Instruction, LoadTarget, steps_of
 from systolith.hw.ports import (
     ACCUMULATOR_LATENCY,
-    SCRATCHPAD_LATENCY,
     instruction_layout,
     load_write_signature,
+    scratchpad_latency,
 )
 from systolith.sim.agents import Agent, Bench, ReadResponder
 
@@ -106,7 +106,7 @@ class Setup:
                                    stalls=bench.stalls(stall, burst=4))
         self.load = bench.source("load", load_write_signature(config).members["payload"].shape)
         ReadResponder(bench, "activation", lambda address: int.from_bytes(
-            self.scratchpad[address].tobytes(), "little"), SCRATCHPAD_LATENCY,
+            self.scratchpad[address].tobytes(), "little"), scratchpad_latency(config),
             stalls=bench.stalls(stall, burst=2))
         self.reader = Reader(
             bench, config.columns, 2 * config.accumulator_words, config.lanes)

@@ -7,9 +7,9 @@ from systolith.hw.config import Config
 from systolith.hw.isa import ErrorCode, LoadTarget, Post, PostSource, steps_of
 from systolith.hw.ports import (
     ACCUMULATOR_LATENCY,
-    SCRATCHPAD_LATENCY,
     instruction_layout,
     load_write_signature,
+    scratchpad_latency,
 )
 from systolith.hw.post import Stages
 from systolith.sim import numerics
@@ -219,11 +219,11 @@ class Setup:
         self.reads = {}
         self.operands = before = machine.scratchpad.copy()
         ports = [("array", machine.array, 4, ACCUMULATOR_LATENCY),
-                 ("operand_a", before, 1, SCRATCHPAD_LATENCY)]
+                 ("operand_a", before, 1, scratchpad_latency(config))]
         if config.vector_taps:
             ports.append(("vector", machine.vector, 4, ACCUMULATOR_LATENCY))
         if config.residual:
-            ports.append(("operand_b", before, 1, SCRATCHPAD_LATENCY))
+            ports.append(("operand_b", before, 1, scratchpad_latency(config)))
         for name, words, size, latency in ports:
             # Accumulators are read in parts of as many values as there are lanes.
             words = words if size == 1 else words.reshape(-1, config.lanes)

@@ -3,7 +3,6 @@
 import cocotb
 from amaranth.lib import data
 
-from systolith.hw.ports import SCRATCHPAD_LATENCY
 from systolith.hw.scratchpad import READ_CLIENTS, WRITE_CLIENTS
 from systolith.sim.agents import Agent, Bench
 
@@ -15,6 +14,7 @@ class Clients(Agent):
         parameters = bench.parameters
         self.bench, self.bytes = bench, parameters["rows"]
         self.words, self.banks = parameters["words"], parameters["banks"]
+        self.latency = parameters["latency"]
         self.group = {name: number for number, group in enumerate(parameters["groups"])
                       for name in group}
         self.memory = [None] * self.words
@@ -85,7 +85,7 @@ class Clients(Agent):
                 self.requests[name] = None
                 if name in READ_CLIENTS:
                     if self.memory[address] is not None:
-                        self.expected[name][cycle + SCRATCHPAD_LATENCY] = self.memory[address]
+                        self.expected[name][cycle + self.latency] = self.memory[address]
                 else:
                     self.write(*request)
 

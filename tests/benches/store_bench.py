@@ -5,7 +5,7 @@ import cocotb
 from benches.movers import EngineMonitor, field_bits
 from systolith.hw.config import Config
 from systolith.hw.isa import ErrorCode, Store, steps_of
-from systolith.hw.ports import SCRATCHPAD_LATENCY, instruction_layout
+from systolith.hw.ports import instruction_layout, scratchpad_latency
 from systolith.sim.agents import Bench, MemoryModel, ReadResponder
 
 
@@ -25,7 +25,7 @@ class Setup:
             config.memory_bytes_per_beat, write="write", stalls=stalls())
         self.source = bench.source("engine__instruction", instruction_layout(Store).size,
                                    stalls=stalls())
-        self.read = ReadResponder(bench, "read", self.respond, SCRATCHPAD_LATENCY,
+        self.read = ReadResponder(bench, "read", self.respond, scratchpad_latency(config),
                                   stalls=stalls())
         self.writes_at_retire = []
         self.engine = EngineMonitor(

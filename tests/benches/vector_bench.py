@@ -10,7 +10,7 @@ from benches.array_engine_bench import Reader, Watch, payload_of
 from systolith.hw.accumulator import VALUE_DELAY
 from systolith.hw.config import Config
 from systolith.hw.isa import ErrorCode, LoadTarget, Vector, VectorMode, steps_of
-from systolith.hw.ports import SCRATCHPAD_LATENCY, instruction_layout, load_write_signature
+from systolith.hw.ports import instruction_layout, load_write_signature, scratchpad_latency
 from systolith.sim.agents import Bench, ReadResponder
 
 
@@ -48,7 +48,7 @@ class Setup:
                                    stalls=bench.stalls(stall, burst=4))
         self.load = bench.source("load", load_write_signature(config).members["payload"].shape)
         self.responder = ReadResponder(bench, "activation", lambda address: int.from_bytes(
-            self.scratchpad[address].tobytes(), "little"), SCRATCHPAD_LATENCY,
+            self.scratchpad[address].tobytes(), "little"), scratchpad_latency(config),
             stalls=bench.stalls(stall, burst=2))
         self.reader = Reader(bench, config.rows, self.accumulator_words, config.lanes)
         self.watch = Watch(bench)
