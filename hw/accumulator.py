@@ -202,11 +202,15 @@ class AccumulatorMemory(wiring.Component):
                 m.d.comb += writes[lane].eq(1)
             m.d.comb += result[lane].eq(total)
 
-        answer = Signal(32 * self._read_lanes, reset_less=True)
-        m.d.comb += read.data.eq(answer)
+        # Which half it was is left for the cycle behind: the memory answers late.
+        answers = [Signal(32 * self._read_lanes, name=f"answer_{half}", reset_less=True)
+                   for half in range(2)]
+        answer_half = Signal()
+        m.d.comb += read.data.eq(Mux(answer_half, answers[1], answers[0]))
         with m.If(read_fetched):
-            lower, upper = (port.data.word_select(read_part, len(answer)) for port, _ in halves)
-            m.d.sync += answer.eq(Mux(read_half, upper, lower))
+            m.d.sync += answer_half.eq(read_half)
+            m.d.sync += [answer.eq(port.data.word_select(read_part, len(answer)))
+                         for answer, (port, _) in zip(answers, halves, strict=True)]
 
         for half, (read_port, write_port) in enumerate(halves):
             own = Signal(name=f"accumulates_{half}")

@@ -80,6 +80,8 @@ class LoopNest(wiring.Component):
         iteration, so that `last[levels - 1]` marks the last address of the nest; `final[k]`: loop k
         by itself is in its last iteration, whatever the others do; `outside`: there is no such
         address.
+    idle : Out(1)
+        `o` is not valid, and nothing is under way.
     renews : Out(1)
         What comes after this cycle's address, if anything does, is a new nest's first one. It is
         known early, unlike whether the address is taken: users that let it choose what their
@@ -104,12 +106,15 @@ class LoopNest(wiring.Component):
                 "outside": 1,
             }))),
             "renews": Out(1),
+            "idle": Out(1),
         })
 
     def elaborate(self, platform):
         m = Module()
         nest, o = self.i.p, self.o.p
-        valid = Signal()
+        # The same of both signs: one is for what is decided, the other for what is chosen by it,
+        # which is many bits.
+        valid, idle = Signal(), Signal(init=1)
         address = CheckedAddress(self.address_bits, self._words, "address")
         following = Signal(self.address_bits)
         first = Signal(self.levels)
@@ -133,7 +138,8 @@ class LoopNest(wiring.Component):
             o.last.eq(last),
             o.final.eq(final),
             last.eq(Cat(final[:k + 1].all() for k in range(self.levels))),
-            self.renews.eq(~valid | last[-1]),
+            self.idle.eq(idle),
+            self.renews.eq(idle | last[-1]),
             self.i.ready.eq(self.renews & (~valid | self.o.ready)),
         ]
         step = steps[-1]
@@ -149,6 +155,7 @@ class LoopNest(wiring.Component):
         with m.If(~valid | self.o.ready):
             m.d.sync += [
                 valid.eq(~self.renews | self.i.valid),
+                idle.eq(self.renews & ~self.i.valid),
                 address.eq(Mux(self.renews, nest.address, following)),
                 first.eq(Mux(self.renews, ~0, last)),
             ]

@@ -6,7 +6,7 @@ instantiated; when those are used up, and in simulation, a product is ordinary l
 ordinary registers. The cycles are the same.
 """
 
-from amaranth import ClockSignal, Const, Instance, Signal, signed
+from amaranth import Cat, ClockSignal, Const, Instance, Mux, Signal, signed
 
 from .config import Config
 
@@ -109,10 +109,41 @@ def registered_product(m, platform, kind, name, a, b, *, enable, a_enable=None, 
             m.d.sync += operand.eq(value)
         return operand
 
-    a, b = registered(a, a_enable, "a"), registered(b, b_enable, "b")
+    a = registered(a, a_enable, "a")
+    if has_multipliers(platform) and b_enable is not None:
+        digits = registered(_digits(b), b_enable, "digits")
+        with m.If(enable):
+            m.d.sync += product.eq(_sum_of_digits(a, digits))
+        return product
+    b = registered(b, b_enable, "b")
     with m.If(enable):
         m.d.sync += product.eq(a * b)
     return product
+
+
+def _digits(b):
+    """The signed `b` in base 4, lowest digit first, each from -2 to 2 (Booth, 1951, by pairs of
+    bits) as three bits: it is 1 or -1; it is 2 or -2; it is negative, or nothing.
+
+    Half as many numbers are then to be added as there are bits, and in front of a register that is
+    seldom renewed this takes no time."""
+    bits = Cat(b, b[-1])
+    below, digits = Const(0, 1), []
+    for low in range(0, len(b), 2):
+        one, two = bits[low] ^ below, bits[low + 1] ^ bits[low]
+        digits += [one, two & ~one, bits[low + 1]]
+        below = bits[low + 1]
+    return Cat(digits)
+
+
+def _sum_of_digits(a, digits):
+    """The product of `a` and a number made of `_digits`; a negative part is a complement and 1."""
+    total = 0
+    for place in range(len(digits) // 3):
+        one, two, negative = digits[3 * place:3 * place + 3]
+        part = Mux(one, a, Mux(two, a << 1, 0))
+        total += ((part ^ negative.replicate(len(part)).as_signed()) + negative) << 2 * place
+    return total
 
 
 def _operand_bits(value):

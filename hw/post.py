@@ -18,7 +18,7 @@ from .ports import (
     scratchpad_write_signature,
 )
 from .post_issue import OPERANDS, PostIssue, slots
-from .post_memories import ContextMemory, ParameterMemory, TableMemory
+from .post_memories import PARAMETER_LATENCY, ContextMemory, ParameterMemory, TableMemory
 from .requantize import (
     CLAMP_STAGE,
     REQUANTIZE_LATENCY,
@@ -239,16 +239,17 @@ class PostProcessor(wiring.Component):
     def _requantize(self, m, accumulators):
         config, start = self._config, self._stages.requantize
         m.submodules.parameters = parameters = ParameterMemory(config)
-        # The memory takes a cycle, so the word is asked for one stage before the requantizers.
+        # The memory takes time, so the word is asked for before the requantizers want it.
         address, load = self._issue.item.parameter, self.load.p
-        for k in range(start - 1):
+        for k in range(start - PARAMETER_LATENCY):
             delayed = Signal(address.shape(), name=f"parameter_{k + 1}")
             with m.If(self._valid[k]):
                 m.d.sync += delayed.eq(address)
             address = delayed
         m.d.comb += [
             parameters.address.eq(address),
-            parameters.enable.eq(Cat(self._valid[start - 1:start + ROUNDING_STAGE])),
+            parameters.enable.eq(Cat(
+                self._valid[start - PARAMETER_LATENCY:start + ROUNDING_STAGE])),
             parameters.write.valid.eq(self.load.valid & (load.target == LoadTarget.PARAMETER)),
             parameters.write.address.eq(load.address),
             parameters.write.part.eq(load.part),

@@ -269,7 +269,7 @@ class PostIssue(wiring.Component):
         m.d.comb += nest.o.ready.eq(self.issued & word_end)
         # What the next instruction begins with is taken as long as none is under way. That an item
         # is issued is known late: it does not choose, it only enables.
-        idle = ~nest.o.valid
+        idle = nest.idle
         step = Mux(o.final[-2], operand_steps[1], operand_steps[0])
         with m.If(self.issued):
             m.d.sync += [group.eq(Mux(word_end, 0, group + 1)),

@@ -8,7 +8,10 @@ from .config import Config
 from .isa import PARAMETER_BYTES
 from .requantize import MULTIPLIER_STAGE, ROUNDING_STAGE, rounding_width
 
-__all__ = ["ContextMemory", "ParameterMemory", "TableMemory"]
+__all__ = ["PARAMETER_LATENCY", "ContextMemory", "ParameterMemory", "TableMemory"]
+
+PARAMETER_LATENCY = 2
+"""Cycles from a parameter word's address to its records' biases."""
 
 
 class ParameterMemory(wiring.Component):
@@ -22,7 +25,7 @@ class ParameterMemory(wiring.Component):
         Word whose records are wanted, a word a cycle. Bit k of `enable`: the word named k cycles
         ago is wanted.
     bias : Out
-        A lane, one cycle after `address`.
+        A lane, `PARAMETER_LATENCY` cycles after `address`.
     multiplier, shift : Out
         A lane, `MULTIPLIER_STAGE` cycles after the bias.
     rounding : Out
@@ -37,7 +40,7 @@ class ParameterMemory(wiring.Component):
                 "valid": Out(1), "address": Out(words), "part": Out(8),
                 "data": Out(8 * config.rows)})),
             "address": In(words),
-            "enable": In(ROUNDING_STAGE + 1),
+            "enable": In(ROUNDING_STAGE + PARAMETER_LATENCY),
             "bias": Out(signed(32)).array(config.lanes),
             "shift": Out(6).array(config.lanes),
         }
@@ -74,10 +77,14 @@ class ParameterMemory(wiring.Component):
                     write.addr.eq(self.write.address), write.data.eq(value), write.en.eq(enable),
                     read.addr.eq(addresses[stage]), read.en.eq(self.enable[stage]),
                 ]
-                return read.data
+                # Adders and multipliers follow, and block RAM answers late.
+                kept = Signal(len(value), name=f"{name}_{lane}")
+                with m.If(self.enable[stage + 1]):
+                    m.d.sync += kept.eq(read.data)
+                return kept
 
             enable, value = word(0)
-            m.d.comb += self.bias[lane].eq(keep("bias", enable, value, 0))
+            m.d.comb += self.bias[lane].eq(keep("bias", enable, value, 0).as_signed())
             enable, value = word(2)
             scale = keep("scale", enable, Cat(value[:bits], value[24:30]), MULTIPLIER_STAGE)
             m.d.comb += self.shift[lane].eq(scale[bits:])
@@ -86,7 +93,7 @@ class ParameterMemory(wiring.Component):
             if rounding:
                 enable, value = word(1)
                 m.d.comb += self.rounding[lane].eq(
-                    keep("rounding", enable, value[:rounding], ROUNDING_STAGE))
+                    keep("rounding", enable, value[:rounding], ROUNDING_STAGE).as_signed())
         return m
 
 
