@@ -63,7 +63,9 @@ class RegisteredMemory(wiring.Component):
             write.addr.eq(self.write_address), write.data.eq(self.write_data),
             write.en.eq(self.write_mask), read.addr.eq(self.read_address),
         ]
-        m.d.sync += self.read_data.eq(read.data)
+        passed = Signal(8 * self._width, reset_less=True)
+        m.d.sync += passed.eq(read.data)
+        m.d.comb += self.read_data.eq(passed)
         return m
 
     def _blocks(self, m):

@@ -1,17 +1,18 @@
 """A design with every kind of cell of which the netlists of boards are made, and its copies."""
 
-from amaranth import Cat, ClockSignal, Instance, Module, Mux, Signal, signed
+from amaranth import Cat, ClockSignal, Elaboratable, Fragment, Instance, Module, Mux, Signal, signed
 from amaranth.lib import wiring
 from amaranth.lib.memory import Memory
 from amaranth.lib.wiring import In, Out
 
 from systolith.hw.config import PRESETS
 from systolith.hw.multiplier import MultiplierBudget, registered_product
+from systolith.hw.registered_memory import RegisteredMemory
 
-__all__ = ["INPUTS", "MEMORIES", "OUTPUTS", "Parts", "add_memory"]
+__all__ = ["INPUTS", "MEMORIES", "OUTPUTS", "REGISTERED", "Parts", "add_memory"]
 
 INPUTS = 256
-OUTPUTS = 280
+OUTPUTS = 304
 
 MEMORIES = (
     # bits a word, words, bits that are written together, whether a port reads and writes
@@ -19,6 +20,9 @@ MEMORIES = (
     (2, 8192, 2, None), (1, 16384, 1, None),
     (18, 1024, 9, "kept"), (18, 1024, 9, "old"), (18, 1024, 9, "new"),
 )
+
+REGISTERED = {2048: 1, 4096: 2, 8192: 4}
+"""Words of memories of a byte whose answer passes a register, and their blocks."""
 
 
 def add_memory(m, inputs, bits, words, granularity, shared, init, k):
@@ -47,6 +51,16 @@ class _Platform:
         self.multipliers = MultiplierBudget("ecp5", 100, PRESETS["small"])
 
 
+class _On(Elaboratable):
+    """A component as it is on a platform, or on none."""
+
+    def __init__(self, platform, component):
+        self._platform, self._component = platform, component
+
+    def elaborate(self, platform):
+        return Fragment.get(self._component, self._platform)
+
+
 class Parts(wiring.Component):
     """Memories, products, arithmetic, registers and a pad's register for both halves of a period.
 
@@ -64,6 +78,7 @@ class Parts(wiring.Component):
         parts = [
             *(add_memory(m, self.i, *memory, init, k)
               for k, (memory, init) in enumerate(zip(MEMORIES, self._init, strict=True))),
+            *(self._registered(m, words) for words in REGISTERED),
             *(self._product(m, *spans) for spans in (
                 (0, (20, 18), (40, 18)), (1, (60, 9), (80, 16)), (2, (100, 12), (120, 14)))),
             *self._arithmetic(m),
@@ -76,6 +91,18 @@ class Parts(wiring.Component):
     def _bits(self, start, count):
         """Some of the inputs, which wrap."""
         return Cat(self.i[(start + k) % INPUTS] for k in range(count))
+
+    def _registered(self, m, words):
+        """A byte of a memory that never reads what it writes in the same cycle."""
+        memory = RegisteredMemory(words, 1)
+        m.submodules[f"registered{words}"] = _On(self._platform, memory)
+        bits = len(memory.read_address)
+        m.d.comb += [
+            memory.write_address.eq(self._bits(30, bits)),
+            memory.write_data.eq(self._bits(50, 8)), memory.write_mask.eq(self._bits(60, 1)),
+            memory.read_address.eq(Cat(~self._bits(30, 1), self._bits(70, bits - 1))),
+        ]
+        return memory.read_data
 
     def _product(self, m, k, a, b):
         """A product, while its operands and itself were all enabled at the right time."""

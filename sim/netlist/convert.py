@@ -127,7 +127,7 @@ def _parameters(cell: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
     if cell["type"] == "DP16KD":
         words = [given.get(f"INITVAL_{i:02X}", "0").rjust(320, "0") for i in reversed(range(64))]
         yield "INITVAL", f"20480'h{int(''.join(words).replace('x', '0'), 2):x}"
-        taken = {"DATA_WIDTH_A", "DATA_WIDTH_B", "WRITEMODE_A"}
+        taken = {"DATA_WIDTH_A", "DATA_WIDTH_B", "WRITEMODE_A", "REGMODE_B"}
     elif cell["type"] == "MULT18X18D":
         taken = {"REG_INPUTA_CLK", "REG_INPUTA_CE", "REG_INPUTB_CLK", "REG_INPUTB_CE",
                  "REG_OUTPUT_CE"}

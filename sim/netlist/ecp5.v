@@ -33,11 +33,11 @@ endmodule
 // Block RAM (FPGA-TN-02204) of 512 words of 36 bits, which the ports share out: a byte has 9 bits,
 // of which widths below 9 use 8. Port A writes and reads, port B reads. Where B is 36 wide, the lower
 // half of what it reads is at A's outputs; where A is, B's inputs are the upper half of what it
-// writes.
+// writes. What B reads may pass a register, which is always enabled.
 //
 // What B reads while A writes it is undefined on the chip, and random here.
 module DP16KD #(
-    parameter DATA_WIDTH_A = 18, DATA_WIDTH_B = 18, WRITEMODE_A = "NORMAL",
+    parameter DATA_WIDTH_A = 18, DATA_WIDTH_B = 18, WRITEMODE_A = "NORMAL", REGMODE_B = "NOREG",
     parameter [20479:0] INITVAL = 0  // from 3F down to 00: words of 18 bits in 20
 ) (
     input CLKA, CEA, WEA,
@@ -91,8 +91,11 @@ module DP16KD #(
             read_b <= (words[ADB[13:5]] >> place_b) & BITS_B;
         end
     end
-    assign DOA = DATA_WIDTH_B == 36 ? read_b[17:0] : read_a[17:0];
-    assign DOB = DATA_WIDTH_B == 36 ? read_b[35:18] : read_b[17:0];
+    reg [35:0] passed_b = 0;
+    always @(posedge CLKB) passed_b <= read_b;
+    wire [35:0] output_b = REGMODE_B == "OUTREG" ? passed_b : read_b;
+    assign DOA = DATA_WIDTH_B == 36 ? output_b[17:0] : read_a[17:0];
+    assign DOB = DATA_WIDTH_B == 36 ? output_b[35:18] : output_b[17:0];
 endmodule
 
 // Output register for both halves of a clock's period (FPGA-TN-02035), two cycles deeper than a
