@@ -202,15 +202,24 @@ class AccumulatorMemory(wiring.Component):
                 m.d.comb += writes[lane].eq(1)
             m.d.comb += result[lane].eq(total)
 
-        # Which half it was is left for the cycle behind: the memory answers late.
-        answers = [Signal(32 * self._read_lanes, name=f"answer_{half}", reset_less=True)
-                   for half in range(2)]
-        answer_half = Signal()
-        m.d.comb += read.data.eq(Mux(answer_half, answers[1], answers[0]))
+        # The memory answers late: of the parts of a word one in four is picked at once, and what is
+        # left of them, in both halves, is picked in the cycle behind.
+        answers = []
+        low = read_part[:2]
+        for half, (port, _) in enumerate(halves):
+            parts = [port.data.word_select(k, 32 * self._read_lanes)
+                     for k in range(self.lanes // self._read_lanes)]
+            groups = [parts[k:k + 4] for k in range(0, len(parts), 4)]
+            for k, group in enumerate(groups):
+                answer = Signal(32 * self._read_lanes, name=f"answer_{half}_{k}", reset_less=True)
+                with m.If(read_fetched):
+                    m.d.sync += answer.eq(Cat(group).word_select(low, len(answer))
+                                          if len(group) > 1 else group[0])
+                answers.append(answer)
+        answered = Signal(range(len(answers)))
         with m.If(read_fetched):
-            m.d.sync += answer_half.eq(read_half)
-            m.d.sync += [answer.eq(port.data.word_select(read_part, len(answer)))
-                         for answer, (port, _) in zip(answers, halves, strict=True)]
+            m.d.sync += answered.eq(Cat(read_part[2:], read_half))
+        m.d.comb += read.data.eq(Cat(answers).word_select(answered, 32 * self._read_lanes))
 
         for half, (read_port, write_port) in enumerate(halves):
             own = Signal(name=f"accumulates_{half}")

@@ -138,11 +138,13 @@ def _digits(b):
 
 def _sum_of_digits(a, digits):
     """The product of `a` and a number made of `_digits`; a negative part is a complement and 1."""
-    total = 0
+    # All in one sum, so that but the last addition is one without carries.
+    ones = Cat(Cat(digits[3 * place + 2], Const(0, 1)) for place in range(len(digits) // 3))
+    total = ones
     for place in range(len(digits) // 3):
         one, two, negative = digits[3 * place:3 * place + 3]
         part = Mux(one, a, Mux(two, a << 1, 0))
-        total += ((part ^ negative.replicate(len(part)).as_signed()) + negative) << 2 * place
+        total += (part ^ negative.replicate(len(part)).as_signed()) << 2 * place
     return total
 
 

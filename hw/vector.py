@@ -234,13 +234,12 @@ class VectorUnit(wiring.Component):
         overwrite = Signal()
         until_value = Signal(4, reset_less=True)    # words before the next value, and
         due = Signal(reset_less=True)               # whether there are none, known a cycle ahead
-        needs_weights = Signal()
+        needs_weights = Signal(reset_less=True)     # it is the first word of a MAC pass
         emits = Signal()
         wrong_address = Signal()
         issued = Signal()
         m.d.comb += [
             final_pass.eq(o.final[_PASS_LEVELS:].all()),
-            needs_weights.eq(o.first[_PASS_LEVELS - 1] & ~maximum),
             emits.eq(Mux(reduce, o.last[0], due)),
             wrong_address.eq(o.outside | (emits & place.outside)
                              | (needs_weights & weights_ready & weights_wrong)),
@@ -264,6 +263,8 @@ class VectorUnit(wiring.Component):
         with m.If(guard.moves):
             m.d.sync += [
                 until_value.eq(next_until), due.eq(next_until == 0),
+                needs_weights.eq(Mux(nest.renews, held.mode != VectorMode.MAX,
+                                     o.last[_PASS_LEVELS - 1] & ~maximum)),
                 place.eq(Mux(nest.renews, held.accumulator,
                              Mux(o.last[_PASS_LEVELS - 1], base, target + emits))),
                 overwrite.eq(Mux(nest.renews, ~held.accumulate,
@@ -362,17 +363,19 @@ class VectorUnit(wiring.Component):
             with m.If(tap == taps - 1):
                 m.d.sync += [reading.eq(0), ready.eq(1)]
         with m.If(start):
-            end = Signal(17)
-            m.d.comb += end.eq(word + (taps - start_tap))
+            # A power of two: upper bits tell whether the last word is in the memory.
+            last = Signal(18)
+            outside = last[(words - 1).bit_length():].any()
+            m.d.comb += last.eq(word + (taps - 1 - start_tap))
             m.d.sync += [
                 more.eq(0),
                 first_tap.eq(start_tap),
                 tap.eq(start_tap),
-                next_word.eq(end),
+                next_word.eq(last + 1),
                 address.eq(word),
-                reading.eq(end <= words),
-                ready.eq(end > words),
-                wrong.eq(end > words),
+                reading.eq(~outside),
+                ready.eq(outside),
+                wrong.eq(outside),
             ]
 
         read = memory.read_port()
