@@ -31,7 +31,7 @@ def answer_states(m: Module, x, sink, reader, counter_ready, values) -> None:
         reads = Signal()
         nbytes = Signal(16)
         m.d.comb += [
-            reads.eq((x.opcode == Command.READ) & ~x.refused),
+            reads.eq((x.command == Command.READ) & ~x.refused),
             nbytes.eq(Mux(reads, x.left, x.words << 2)),
             sink.valid.eq(1),
             sink.payload.last.eq((x.count[:2] == 3) & (nbytes == 0)),
@@ -70,16 +70,18 @@ def answer_states(m: Module, x, sink, reader, counter_ready, values) -> None:
         # Timestamps follow their index by a cycle.
         m.next = "WORD"
 
-    with m.State("WORD"), m.If(counter_ready | x.refused | ~(
-            (x.opcode == Command.COUNTERS) | (x.opcode == Command.STATUS))):
+    with m.State("WORD"):
+        # The word is right in the last cycle of this state, and nobody looks at it before.
         with m.If(x.refused):
             m.d.sync += x.word.eq(Cat(x.reason, Const(0, 8 - len(x.reason)), x.opcode, x.expected))
         with m.Else():
             values()
-        with m.If((x.opcode == Command.TIMESTAMPS) & x.index[0]):
-            x.count_on(m)
-        m.d.sync += [x.index.eq(x.index + 1), x.words.eq(x.words - 1)]
-        m.next = "SEND"
+        with m.If(counter_ready | x.refused | ~(
+                (x.command == Command.COUNTERS) | (x.command == Command.STATUS))):
+            with m.If((x.command == Command.TIMESTAMPS) & x.index[0]):
+                x.count_on(m)
+            m.d.sync += [x.index.eq(x.index + 1), x.words.eq(x.words - 1)]
+            m.next = "SEND"
 
     with m.State("SEND"):
         m.d.comb += [

@@ -20,8 +20,8 @@ from .sender import FrameSender
 
 __all__ = ["Endpoint"]
 
-_QUIET_CYCLES = 1 << 15
-"""Cycles that RESET gives the core to come to rest."""
+_QUIET_BITS = 15
+"""RESET gives the core 2 to this many cycles to come to rest."""
 
 _IDENTITY_WORDS = 9
 """Words of HELLO's answer, `Identity.encode`."""
@@ -98,7 +98,7 @@ class Endpoint(wiring.Component):
             reader.request.payload.length.eq(x.length),
             control.watchdog.eq(self._watchdog),
             control.start.payload.eq(x.address),
-            control.counter_index.eq(Mux(x.opcode == Command.COUNTERS, x.index, Counter.CYCLES)),
+            control.counter_index.eq(Mux(x.command == Command.COUNTERS, x.index, Counter.CYCLES)),
             control.timestamp_index.eq(x.address),
         ]
         with m.FSM():
@@ -113,9 +113,13 @@ class Endpoint(wiring.Component):
 
     def _execute_state(self, m):
         x, control, session = self._x, self.control, self._session
-        with m.State("EXECUTE"), m.Switch(x.opcode):
+        # Compared a cycle before, as both requests come here by way of the check of their ranges.
+        new_session, same_run = Signal(), Signal()
+        m.d.sync += [new_session.eq(x.word[16:] != session),
+                     same_run.eq(self._run_sequence == Cat(x.sequence, Const(1)))]
+        with m.State("EXECUTE"), m.Switch(x.command):
             with m.Case(Command.HELLO):
-                with m.If(x.word[16:] != session):
+                with m.If(new_session):
                     m.d.sync += [
                         self._continued.eq(session == x.length[:16]),
                         session.eq(x.word[16:]),
@@ -139,7 +143,7 @@ class Endpoint(wiring.Component):
                 x.answer(m, x.length << 1)
             with m.Case(Command.RUN):
                 with m.If(x.repeated):
-                    with m.If(self._run_sequence == Cat(x.sequence, Const(1))):
+                    with m.If(same_run):
                         x.answer(m, 1)
                     with m.Else():
                         x.refuse(m, Refusal.BUSY)
@@ -150,7 +154,7 @@ class Endpoint(wiring.Component):
                     m.next = "START"
             with m.Default():
                 # What is left has an effect, and is not done again.
-                with m.If(x.repeated & (x.opcode == Command.WRITE)):
+                with m.If(x.repeated & (x.command == Command.WRITE)):
                     m.next = "DISCARD"
                 with m.Elif(x.repeated):
                     x.answer(m)
@@ -161,7 +165,7 @@ class Endpoint(wiring.Component):
         """What state EXECUTE does for the requests with an effect."""
         x, writer = self._x, self._writer
         m.d.comb += writer.address.eq(x.address)
-        with m.Switch(x.opcode):
+        with m.Switch(x.command):
             with m.Case(Command.WRITE):
                 m.d.comb += writer.start.eq(1)
                 m.next = "WRITE"
@@ -194,7 +198,7 @@ class Endpoint(wiring.Component):
 
         with m.State("QUIET"):
             x.count_on(m)
-            with m.If(~control.busy | (x.address == _QUIET_CYCLES)):
+            with m.If(~control.busy | x.address[_QUIET_BITS]):
                 m.d.sync += [self._watchdog.eq(WATCHDOG_DEFAULT), self._runs.eq(0),
                              self._run_sequence.eq(0)]
                 x.answer(m)
@@ -260,7 +264,7 @@ class Endpoint(wiring.Component):
     def _words(self, m):
         """What `x.word` becomes for a word of an answer; a CRC is there already."""
         x, control, word = self._x, self.control, self._x.word
-        with m.Switch(x.opcode):
+        with m.Switch(x.command):
             with m.Case(Command.HELLO):
                 identity = Identity.of(self._config, build=self._build).encode()
                 with m.Switch(x.index):
