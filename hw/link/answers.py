@@ -23,19 +23,21 @@ def answer_states(m: Module, x, sink, reader, counter_ready, values) -> None:
     values : function of an opcode and a word's number
         Adds the statements that bring an answer's word to `x.word`.
     """
+    reads = Signal()
+    nbytes = Signal(16)
+    over = Signal()     # they are 0; a cycle late, and looked at with a part's last byte
+    m.d.comb += [
+        reads.eq((x.command == Command.READ) & ~x.refused),
+        nbytes.eq(Mux(reads, x.left, x.words << 2)),
+    ]
+    m.d.sync += over.eq(nbytes == 0)
+
     with m.State("REFUSE"):
         m.d.sync += x.refused.eq(1)
         x.answer(m, 1)
 
     with m.State("ANSWER"):
-        reads = Signal()
-        nbytes = Signal(16)
-        m.d.comb += [
-            reads.eq((x.command == Command.READ) & ~x.refused),
-            nbytes.eq(Mux(reads, x.left, x.words << 2)),
-            sink.valid.eq(1),
-            sink.payload.last.eq((x.count[:2] == 3) & (nbytes == 0)),
-        ]
+        m.d.comb += [sink.valid.eq(1), sink.payload.last.eq((x.count[:2] == 3) & over)]
         with m.Switch(x.count[:2]):
             with m.Case(0):
                 m.d.comb += sink.payload.data.eq(Mux(x.refused, REFUSED, x.opcode | ANSWER))
@@ -51,7 +53,7 @@ def answer_states(m: Module, x, sink, reader, counter_ready, values) -> None:
                 m.d.sync += x.count.eq(0)
                 with m.If(reads):
                     m.next = "BYTES"
-                with m.Elif(x.words == 0):
+                with m.Elif(over):
                     m.next = "OPCODE"
                 with m.Else():
                     m.next = "INDEX"
@@ -67,7 +69,7 @@ def answer_states(m: Module, x, sink, reader, counter_ready, values) -> None:
             m.next = "OPCODE"
 
     with m.State("INDEX"):
-        # Timestamps follow their index by a cycle.
+        # Counters and timestamps follow their index.
         m.next = "WORD"
 
     with m.State("WORD"):
@@ -86,14 +88,14 @@ def answer_states(m: Module, x, sink, reader, counter_ready, values) -> None:
     with m.State("SEND"):
         m.d.comb += [
             sink.payload.data.eq(x.word[:8]),
-            sink.payload.last.eq((x.count[:2] == 3) & (x.words == 0)),
+            sink.payload.last.eq((x.count[:2] == 3) & over),
             sink.valid.eq(1),
         ]
         with m.If(sink.ready):
             m.d.sync += [x.word.eq(x.word >> 8), x.count.eq(x.count + 1)]
             with m.If(x.count[:2] == 3):
                 m.d.sync += x.count.eq(0)
-                with m.If(x.words == 0):
+                with m.If(over):
                     m.next = "OPCODE"
                 with m.Else():
                     m.next = "INDEX"

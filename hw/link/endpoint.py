@@ -91,6 +91,10 @@ class Endpoint(wiring.Component):
         self._run_sequence = Signal(9)  # of the run in progress or the last; bit 8: there is one
         self._watchdog = Signal(32, init=WATCHDOG_DEFAULT)
         self._x = x = Exchange(config)
+        # A block RAM is slow; the index has been there since the word before.
+        self._timestamp = Signal(32)
+        m.d.sync += self._timestamp.eq(Mux(x.index[0], control.timestamp_active,
+                                           control.timestamp_cycles))
         m.d.comb += [
             receiver.session.eq(session),
             sender.session.eq(session),
@@ -98,6 +102,7 @@ class Endpoint(wiring.Component):
             reader.request.payload.length.eq(x.length),
             control.watchdog.eq(self._watchdog),
             control.start.payload.eq(x.address),
+            writer.address.eq(Mux(x.command == Command.COPY, x.word, x.address)),
             control.counter_index.eq(Mux(x.command == Command.COUNTERS, x.index, Counter.CYCLES)),
             control.timestamp_index.eq(x.address),
         ]
@@ -112,12 +117,19 @@ class Endpoint(wiring.Component):
         return m
 
     def _execute_state(self, m):
-        x, control, session = self._x, self.control, self._session
+        x = self._x
         # Compared a cycle before, as both requests come here by way of the check of their ranges.
         new_session, same_run = Signal(), Signal()
-        m.d.sync += [new_session.eq(x.word[16:] != session),
+        m.d.sync += [new_session.eq(x.word[16:] != self._session),
                      same_run.eq(self._run_sequence == Cat(x.sequence, Const(1)))]
-        with m.State("EXECUTE"), m.Switch(x.command):
+        with m.State("EXECUTE"):
+            m.d.comb += self._writer.start.eq(1)  # for whoever writes
+            self._execute(m, new_session, same_run)
+
+    def _execute(self, m, new_session, same_run):
+        """What state EXECUTE does for each request."""
+        x, control, session = self._x, self.control, self._session
+        with m.Switch(x.command):
             with m.Case(Command.HELLO):
                 with m.If(new_session):
                     m.d.sync += [
@@ -163,18 +175,14 @@ class Endpoint(wiring.Component):
 
     def _effect(self, m):
         """What state EXECUTE does for the requests with an effect."""
-        x, writer = self._x, self._writer
-        m.d.comb += writer.address.eq(x.address)
+        x = self._x
         with m.Switch(x.command):
             with m.Case(Command.WRITE):
-                m.d.comb += writer.start.eq(1)
                 m.next = "WRITE"
             with m.Case(Command.FILL):
-                m.d.comb += writer.start.eq(1)
                 m.next = "FILL"
             with m.Case(Command.COPY):
-                m.d.comb += [writer.start.eq(1), writer.address.eq(x.word),
-                             self._reader.request.valid.eq(1)]
+                m.d.comb += self._reader.request.valid.eq(1)
                 m.next = "COPY"
             with m.Case(Command.CANCEL):
                 m.d.comb += self.control.cancel.eq(1)
@@ -225,19 +233,26 @@ class Endpoint(wiring.Component):
                 with m.If(x.left == 1):
                     m.next = "SETTLE"
 
+        width = self._config.memory_bytes_per_beat
+        lane_bits = width.bit_length() - 1
+        # Of FILL: a beat's bytes or more are left, known a cycle ahead; the next byte is a beat.
+        fills_beat, whole = Signal(), Signal()
+        m.d.sync += fills_beat.eq(x.length[lane_bits:] != 0)
+        m.d.comb += whole.eq((x.address[:lane_bits] == 0) & fills_beat)
         with m.State("FILL"):
-            width = self._config.memory_bytes_per_beat
-            lane_bits = width.bit_length() - 1
-            whole = writer.i.payload.whole
+            rest, beats = x.length[:lane_bits], x.length[lane_bits:]
             m.d.comb += [
-                whole.eq((x.address[:lane_bits] == 0) & (x.length >= width)),
-                writer.i.payload.last.eq(x.length == 1),
-                writer.i.valid.eq(x.length != 0),
+                writer.i.payload.whole.eq(whole),
+                writer.i.payload.last.eq(~fills_beat & (rest == 1)),
+                writer.i.valid.eq(fills_beat | (rest != 0)),
             ]
-            with m.If(x.length == 0):
+            with m.If(~fills_beat & (rest == 0)):
                 m.next = "SETTLE"
             with m.Elif(writer.i.ready):
-                m.d.sync += x.length.eq(x.length - Mux(whole, width, 1))
+                m.d.sync += [
+                    x.length.eq(x.length - Mux(whole, width, 1)),
+                    fills_beat.eq(fills_beat & ~((beats == 1) & (whole | (rest == 0)))),
+                ]
                 with m.If(~whole):
                     x.count_on(m)  # of which only the place in its beat is looked at
 
@@ -294,7 +309,6 @@ class Endpoint(wiring.Component):
             with m.Case(Command.COUNTERS):
                 m.d.sync += word.eq(control.counter_value)
             with m.Case(Command.TIMESTAMPS):
-                m.d.sync += word.eq(Mux(x.index[0], control.timestamp_active,
-                                        control.timestamp_cycles))
+                m.d.sync += word.eq(self._timestamp)
             with m.Case(Command.RUN):
                 m.d.sync += word.eq(self._runs)

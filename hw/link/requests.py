@@ -102,17 +102,19 @@ def request_states(m: Module, x, source, dropped, config, timestamp_count) -> No
             m.d.sync += [x.count.eq(x.count + 1), x.left.eq(x.left - 1)]
             with m.If(whole):
                 m.d.sync += x.word.eq(Cat(x.word[8:], byte))
-            with m.Else(), m.Switch(x.count[:3]):
-                for number, argument in enumerate((x.address, x.length)):
-                    for place in range(4):
-                        part = argument[8 * place:8 * place + 8]
-                        with m.Case(4 * number + place):
-                            m.d.sync += part.eq(byte)
-                            with m.If(byte[len(part):].any()):
-                                m.d.sync += x.beyond[number].eq(1)
             with m.If(Mux(x.command == Command.WRITE, x.count == 3, x.left == 1)):
                 m.d.sync += x.count.eq(0)
                 m.next = "CHECK"
+        # These keep what is there when their byte is taken. What goes to `word` is here as well,
+        # where nobody looks at it.
+        with m.Switch(x.count):
+            for number, argument in enumerate((x.address, x.length)):
+                for place in range(4):
+                    part = argument[8 * place:8 * place + 8]
+                    with m.Case(4 * number + place):
+                        m.d.sync += part.eq(byte)
+                        with m.If(take & byte[len(part):].any()):
+                            m.d.sync += x.beyond[number].eq(1)
 
     _check_states(m, x, config, timestamp_count)
 
