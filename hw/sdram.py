@@ -64,7 +64,8 @@ class _Intake(wiring.Component):
         m.d.comb += [
             take_write.eq(self.write.valid & (prefer_writes | ~self.read.valid)),
             self.write.ready.eq(~self.o.valid & take_write),
-            self.read.ready.eq(~self.o.valid & self.read.valid & ~take_write),
+            self.read.ready.eq(~self.o.valid & self.read.valid
+                               & ~(self.write.valid & prefer_writes)),
         ]
         with m.If(self.write.ready):
             m.d.sync += [writes_left.eq(writes_left - 1), prefer_writes.eq(writes_left != 0)]
@@ -85,13 +86,14 @@ class _Intake(wiring.Component):
         ]
         last = Signal(g.column_bits)
         m.d.comb += burst.end.eq(Mux(crosses, 0, last))
-        # Without a request there is nothing to be cut, and nobody looks at the registers.
-        with m.If(self.o.ready):
-            m.d.sync += [self.o.valid.eq(crosses), crosses.eq(0), burst.column.eq(0),
-                         bank_row.eq(bank_row + 1)]
-        with m.If(self.write.ready | self.read.ready):
+        with m.If(self.o.valid):
+            with m.If(self.o.ready):
+                m.d.sync += [self.o.valid.eq(crosses), crosses.eq(0), burst.column.eq(0),
+                             bank_row.eq(bank_row + 1)]
+        # While none is held, the registers follow what may be the next.
+        with m.Else():
             m.d.sync += [
-                self.o.valid.eq(1),
+                self.o.valid.eq(self.write.ready | self.read.ready),
                 burst.write.eq(take_write),
                 bank_row.eq(address[g.byte_bits + g.column_bits:]),
                 burst.column.eq(column),

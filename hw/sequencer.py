@@ -181,9 +181,9 @@ class Sequencer(wiring.Component):
                     self.start.ready.eq(1),
                     self.begin.eq(self.start.valid),
                 ]
+                m.d.sync += [base.eq(self.start.payload), known.eq(0), idle_cycles.eq(0)]
                 with m.If(self.start.valid):
                     m.d.sync += [
-                        base.eq(self.start.payload), known.eq(0), idle_cycles.eq(0),
                         self.error.eq(ErrorCode.NONE), self.error_queue.eq(Queue.LOAD),
                         self.error_address.eq(0),
                     ]

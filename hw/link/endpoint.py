@@ -90,6 +90,7 @@ class Endpoint(wiring.Component):
         self._runs = Signal(16)
         self._run_sequence = Signal(9)  # of the run in progress or the last; bit 8: there is one
         self._watchdog = Signal(32, init=WATCHDOG_DEFAULT)
+        self._starting = Signal()   # it is state START, of which the core learns from a register
         self._x = x = Exchange(config)
         # A block RAM is slow; the index has been there since the word before.
         self._timestamp = Signal(32)
@@ -101,6 +102,8 @@ class Endpoint(wiring.Component):
             reader.request.payload.address.eq(x.address),
             reader.request.payload.length.eq(x.length),
             control.watchdog.eq(self._watchdog),
+            control.cancel.eq(x.cancels),
+            control.start.valid.eq(self._starting),
             control.start.payload.eq(x.address),
             writer.address.eq(Mux(x.command == Command.COPY, x.word, x.address)),
             control.counter_index.eq(Mux(x.command == Command.COUNTERS, x.index, Counter.CYCLES)),
@@ -163,6 +166,7 @@ class Endpoint(wiring.Component):
                     m.d.sync += self._run_sequence[8].eq(0)
                     x.refuse(m, Refusal.BUSY)
                 with m.Else():
+                    m.d.sync += self._starting.eq(1)
                     m.next = "START"
             with m.Default():
                 # What is left has an effect, and is not done again.
@@ -185,10 +189,8 @@ class Endpoint(wiring.Component):
                 m.d.comb += self._reader.request.valid.eq(1)
                 m.next = "COPY"
             with m.Case(Command.CANCEL):
-                m.d.comb += self.control.cancel.eq(1)
                 x.answer(m)
             with m.Case(Command.RESET):
-                m.d.comb += self.control.cancel.eq(1)
                 m.d.sync += x.address.eq(0)
                 m.next = "QUIET"
             with m.Case(Command.WATCHDOG):
@@ -198,9 +200,8 @@ class Endpoint(wiring.Component):
     def _run_states(self, m):
         x, control = self._x, self.control
         with m.State("START"):
-            m.d.comb += control.start.valid.eq(1)
             with m.If(control.start.ready):
-                m.d.sync += [self._runs.eq(self._runs + 1),
+                m.d.sync += [self._starting.eq(0), self._runs.eq(self._runs + 1),
                              self._run_sequence.eq(Cat(x.sequence, Const(1)))]
                 x.answer(m, 1)
 
@@ -310,5 +311,7 @@ class Endpoint(wiring.Component):
                 m.d.sync += word.eq(control.counter_value)
             with m.Case(Command.TIMESTAMPS):
                 m.d.sync += word.eq(self._timestamp)
-            with m.Case(Command.RUN):
+            with m.Case(Command.CRC):
+                pass
+            with m.Default():   # RUN; nobody else has words
                 m.d.sync += word.eq(self._runs)

@@ -33,6 +33,8 @@ class Exchange:
         argument, which needs all its bits, is here as well.
     repeated : Signal(1)
         The request was executed before.
+    cancels : Signal(1)
+        The request is executed, in this cycle, and cancels a run.
     refused : Signal(1), reason : Signal(3)
         The answer is a refusal, and its reason.
     words : Signal, index : Signal
@@ -53,6 +55,7 @@ class Exchange:
         self.beyond = Signal(2)
         self.word = Signal(32)
         self.repeated = Signal()
+        self.cancels = Signal()
         self.refused = Signal()
         self.reason = Signal(3)
         self.words = Signal(range(COUNTERS + 1 + 2 * MAX_TIMESTAMPS))

@@ -215,13 +215,20 @@ class ByteWriter(wiring.Component):
             with m.If((place == lane) | source.payload.whole):
                 m.d.comb += [new_mask[lane].eq(1),
                              new_word.word_select(lane, 8).eq(source.payload.data)]
+        # A byte that has to wait is put in its place again and again, and what is offered follows
+        # it until it is valid.
+        with m.If(source.valid):
+            m.d.sync += word.eq(new_word)
+        with m.If(idle):
+            m.d.sync += [
+                offered.address.eq(beat << self._lane_bits),
+                offered.data.eq(new_word),
+                offered.mask.eq(new_mask),
+            ]
         with m.If(source.valid & source.ready):
-            m.d.sync += [word.eq(new_word), place.eq(place + 1)]
+            m.d.sync += place.eq(place + 1)
             with m.If(completes):
                 m.d.sync += [
-                    offered.address.eq(beat << self._lane_bits),
-                    offered.data.eq(new_word),
-                    offered.mask.eq(new_mask),
                     self.write.valid.eq(1),
                     mask.eq(0),
                     place.eq(0),

@@ -31,6 +31,7 @@ def request_states(m: Module, x, source, dropped, config, timestamp_count) -> No
     silent = Signal()   # a request that is skipped is not answered either
     take = Signal()     # a byte of the request is taken now
     m.d.comb += take.eq(source.valid & source.ready)
+    m.d.sync += x.cancels.eq(0)
     byte = source.payload
 
     with m.State("OPCODE"):
@@ -88,6 +89,8 @@ def request_states(m: Module, x, source, dropped, config, timestamp_count) -> No
             with m.Elif(~good_length):
                 x.refuse(m, Refusal.LENGTH, "SKIP")
             with m.Elif(no_arguments):
+                m.d.sync += x.cancels.eq((age == 0) & ((x.command == Command.CANCEL)
+                                                       | (x.command == Command.RESET)))
                 m.next = "EXECUTE"
             with m.Else():
                 m.next = "ARGUMENTS"

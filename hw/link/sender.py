@@ -75,7 +75,7 @@ class FrameSender(wiring.Component):
         with m.If(grows):
             m.d.sync += position.eq(position + 1)
 
-        byte = Signal(8, init=DELIMITER)
+        byte, is_zero = Signal(8, init=DELIMITER), Signal()
         inside = Signal()       # between the first code and the delimiter behind the frame
         put = Signal()          # append `byte` to the frame
         last_code = Signal()
@@ -96,6 +96,7 @@ class FrameSender(wiring.Component):
                 m.d.comb += [
                     inside.eq(1),
                     byte.eq(source.payload.data),
+                    is_zero.eq(source.payload.data == 0),
                     put.eq(source.valid & room & ~block_full),
                     source.ready.eq(room & ~block_full),
                 ]
@@ -104,7 +105,12 @@ class FrameSender(wiring.Component):
                     with m.If(source.payload.last):
                         m.next = "CRC"
             with m.State("CRC"):
-                m.d.comb += [inside.eq(1), byte.eq(crc[:8]), put.eq(room & ~block_full)]
+                m.d.comb += [
+                    inside.eq(1),
+                    byte.eq(crc[:8]),
+                    is_zero.eq(crc[:8] == 0),
+                    put.eq(room & ~block_full),
+                ]
                 with m.If(put):
                     m.d.sync += [crc.eq(crc >> 8), crc_bytes.eq(crc_bytes + 1)]
                     with m.If(crc_bytes == CRC_BYTES - 1):
@@ -120,7 +126,7 @@ class FrameSender(wiring.Component):
 
         # A zero, or the byte behind a full block, is the place of the next block's code.
         ends = Signal()
-        m.d.comb += ends.eq(inside & (block_full | (byte == 0)))
+        m.d.comb += ends.eq(inside & (block_full | is_zero))
         with m.If(put | (inside & room & block_full)):
             m.d.comb += grows.eq(1)
             with m.If(ends):
