@@ -15,19 +15,24 @@ class RoundRobin:
     """Adds to `m` a choice among `requests` that takes turns.
 
     `choice` is the index of the next request behind the one that was chosen when `advance` was
-    last 1; without any request it means nothing.
+    last 1; without any request it means nothing. `grants` are the requests but for those that are
+    not chosen: the same as bits, which are known earlier.
     """
 
     def __init__(self, m, requests, advance, name):
         count = len(requests)
         self.choice = Signal(range(max(count, 2)), name=f"{name}_choice")
+        self.grants = Signal(count, name=f"{name}_grants")
         last = Signal(range(max(count, 2)), name=f"{name}_last")
         with m.Switch(last):
             for previous in range(count):
                 with m.Case(previous):
+                    order = [(previous + distance) % count for distance in range(1, count + 1)]
+                    for place, index in enumerate(order):
+                        earlier = Cat(requests[other] for other in order[:place]).any()
+                        m.d.comb += self.grants[index].eq(requests[index] & ~earlier)
                     first = Const(0)
-                    for distance in range(count, 0, -1):
-                        index = (previous + distance) % count
+                    for index in reversed(order):
                         first = Mux(requests[index], index, first)
                     m.d.comb += self.choice.eq(first)
         with m.If(advance):
@@ -162,16 +167,22 @@ class MemoryArbiter(wiring.Component):
             m.d.sync += older_write.eq(write_waits)
         with m.Elif(~write_waits):
             m.d.sync += older_write.eq(0)
+        # Without any the request held is none, whatever it says.
         with m.Switch(choice):
             for index, wish in enumerate(wishes):
                 request = wish.payload.request
                 with m.Case(index):
-                    m.d.comb += [
-                        wish.ready.eq(taken),
-                        bursts.w_data.eq(Cat(Const(index, 3), request.beats - 1)),
-                    ]
-                    with m.If(accepted):
+                    m.d.comb += bursts.w_data.eq(Cat(Const(index, 3), request.beats - 1))
+                    with m.If(taken):
                         m.d.sync += port.request.payload.eq(request)
+        granted = Signal(count)
+        for index, wish in enumerate(wishes):
+            m.d.comb += [
+                granted[index].eq(Mux(hurried.any(),
+                                      hurried[index] & ~hurried[:index].any(),
+                                      turn.grants[index])),
+                wish.ready.eq(taken & granted[index]),
+            ]
 
         owner, length = bursts.r_data[:3], bursts.r_data[3:]
         beat = Signal.like(length)
@@ -196,5 +207,5 @@ class MemoryArbiter(wiring.Component):
                     bursts.r_rdy & port.data.valid & mine & ~self.discard[index]),
                 self.reads_pending[index].eq(outstanding[index] != 0),
             ]
-            begun = accepted & (choice == index)
+            begun = taken & granted[index]
             m.d.sync += outstanding[index].eq(outstanding[index] + begun - (finished & mine))

@@ -60,7 +60,7 @@ class Counters(wiring.Component):
     mark : Out(1)
         Pulse: an entry is written to the log, or would be if there were room.
     pending : Out(1)
-        Entries wait to be written.
+        Entries wait to be written, of what retired in earlier cycles.
     """
 
     def __init__(self, config: Config, *, watched: bool = False):
@@ -137,7 +137,7 @@ class Counters(wiring.Component):
             served |= waiting[queue] != 0
             m.d.sync += waiting[queue].eq(waiting[queue] + marked[queue] - serve)
         m.d.comb += [
-            self.pending.eq(Cat(waiting).any() | marked.any() | self.marked.any()),
+            self.pending.eq(Cat(waiting).any() | marked.any()),
             self.mark.eq(Cat(waiting).any()),
         ]
         m.submodules.log = log = memory.Memory(

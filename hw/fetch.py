@@ -130,13 +130,16 @@ class Fetch(wiring.Component):
             choose.eq(~request & ~chosen & owners.w_rdy & Cat(*asking).any()),
             owners.w_en.eq(chosen), owners.w_data.eq(choice),
         ]
-        m.d.sync += chosen.eq(choose)
+        asked = Signal()
+        m.d.sync += [chosen.eq(choose), asked.eq(chosen)]
         with m.If(choose):
             m.d.sync += [choice.eq(turn.choice), self.hurry.eq(few.any())]
         with m.If(chosen):
-            m.d.sync += [request.eq(1), address.eq(following[choice]),
-                         following[choice].eq(following[choice] + 1),
-                         outside[choice].eq(following[choice] == units - 1)]
+            m.d.sync += [request.eq(1), address.eq(following[choice])]
+        # Counted on a cycle later, from one register: the next choice comes no earlier.
+        with m.If(asked):
+            m.d.sync += [following[choice].eq(address + 1),
+                         outside[choice].eq(address == units - 1)]
         for q in range(_QUEUES):
             with m.If(descriptor.known[q]):
                 m.d.sync += [following[q].eq(descriptor.units[q]),

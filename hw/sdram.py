@@ -64,7 +64,8 @@ class _Intake(wiring.Component):
         m.d.comb += [
             take_write.eq(self.write.valid & (prefer_writes | ~self.read.valid)),
             self.write.ready.eq(~self.o.valid & take_write),
-            self.read.ready.eq(~self.o.valid & self.read.valid & ~take_write),
+            self.read.ready.eq(~self.o.valid & self.read.valid
+                               & ~(self.write.valid & prefer_writes)),
         ]
         with m.If(self.write.ready):
             m.d.sync += [writes_left.eq(writes_left - 1), prefer_writes.eq(writes_left != 0)]
@@ -85,12 +86,14 @@ class _Intake(wiring.Component):
         ]
         last = Signal(g.column_bits)
         m.d.comb += burst.end.eq(Mux(crosses, 0, last))
-        with m.If(self.o.valid & self.o.ready):
-            m.d.sync += [self.o.valid.eq(crosses), crosses.eq(0), burst.column.eq(0),
-                         bank_row.eq(bank_row + 1)]
-        with m.If(self.write.ready | self.read.ready):
+        with m.If(self.o.valid):
+            with m.If(self.o.ready):
+                m.d.sync += [self.o.valid.eq(crosses), crosses.eq(0), burst.column.eq(0),
+                             bank_row.eq(bank_row + 1)]
+        # While none is held, the registers follow what may be the next.
+        with m.Else():
             m.d.sync += [
-                self.o.valid.eq(1),
+                self.o.valid.eq(self.write.ready | self.read.ready),
                 burst.write.eq(take_write),
                 bank_row.eq(address[g.byte_bits + g.column_bits:]),
                 burst.column.eq(column),
@@ -138,14 +141,21 @@ class _Columns(wiring.Component):
         # has had a cycle to change hands.
         turn_cycles = g.chip.CL + g.words
         turn = Signal(range(turn_cycles + 1))
-        credit = Signal()
+        credit = Signal()  # of the next cycle
+        # Known a cycle ahead, as the command pins, the next burst and the intake all wait for it:
+        # there is a burst, and the bus and the buffer are ready for its next beat.
+        able = Signal()
         m.d.comb += [
-            self.go.eq(self.valid & (slot == 0) & ~self.pause & ~self.refuse
-                       & Mux(self.write, turn == 0, credit)),
+            self.go.eq(able & ~self.pause & ~self.refuse),
             self.i.ready.eq(~self.valid | (self.go & last)),
             self.address.eq(column << g.word_bits),
         ]
         read = self.go & ~self.write
+        next_write = Mux(self.i.ready, self.i.payload.write, self.write)
+        m.d.sync += able.eq(
+            Mux(self.i.ready, self.i.valid, self.valid)
+            & Mux(self.go, g.words == 1, slot <= 1)
+            & Mux(next_write, ~read & (turn <= 1), credit))
         with m.If(self.go):
             m.d.sync += [slot.eq(g.words - 1), column.eq(column + 1), left.eq(left - 1),
                          last.eq(left == 2)]
@@ -198,11 +208,11 @@ class _Columns(wiring.Component):
             width=g.beat_bits, depth=_BUFFER_BEATS)
         wiring.connect(m, buffer.r_stream, wiring.flipped(self.o))
         free = Signal(range(_BUFFER_BEATS + 1), init=_BUFFER_BEATS)
-        m.d.comb += [buffer.w_data.eq(history), buffer.w_en.eq(complete[-1])]
-        m.d.sync += [
-            free.eq(free - read + (self.o.valid & self.o.ready)),
-            credit.eq(free >= 2),  # at most one is gone when this is looked at
+        m.d.comb += [
+            buffer.w_data.eq(history), buffer.w_en.eq(complete[-1]),
+            credit.eq(free >= 2),  # at most one is gone when this is made use of
         ]
+        m.d.sync += free.eq(free - read + (self.o.valid & self.o.ready))
 
 
 class SdramController(wiring.Component):

@@ -47,7 +47,7 @@ class Sequencer(wiring.Component):
     clear : Out(1), drained : In(1)
         Reset of fetch; nothing of it and of the engines is left in the memory system.
     fresh : Out(1)
-        The same as `clear`, from a register, and 1 in the cycle after the domain's reset as well:
+        The same as `clear`, a register, and 1 in the cycle after the domain's reset as well:
         thousands of registers' only reset, without logic in front.
     begin : Out(1), running : Out(1)
         Pulse when a run starts; the run goes on.
@@ -133,7 +133,8 @@ class Sequencer(wiring.Component):
     def _control(self, m, heads, counts, codes):
         known = Signal()  # the descriptor was good
         base = Signal(32)
-        idle_cycles = Signal(32)
+        # Since anything retired, of which `restarts` tells a cycle late.
+        idle_cycles, restarts = Signal(32), Signal()
         deadlock = Signal()
         finished = Cat(head.ended for head in heads).all()
         m.d.sync += deadlock.eq(
@@ -151,7 +152,7 @@ class Sequencer(wiring.Component):
             m.d.comb += [found.code.eq(Array(codes)[failed]), found.queue.eq(failed)]
         with m.Elif(deadlock):
             m.d.comb += [found.code.eq(ErrorCode.DEADLOCK), found.queue.eq(unfinished)]
-        with m.Elif((self.watchdog != 0) & (idle_cycles >= self.watchdog)):
+        with m.Elif((self.watchdog != 0) & ~restarts & (idle_cycles >= self.watchdog)):
             m.d.comb += [found.code.eq(ErrorCode.WATCHDOG), found.queue.eq(oldest)]
         with m.Elif(self.cancel):
             m.d.comb += [found.code.eq(ErrorCode.CANCELLED), found.queue.eq(oldest)]
@@ -163,12 +164,15 @@ class Sequencer(wiring.Component):
         with m.Else():
             m.d.sync += stop.code.eq(ErrorCode.NONE)
 
+        m.d.sync += restarts.eq(self.retired.any())
         m.d.comb += [
             self.base.eq(base),
+            self.clear.eq(self.fresh),
             self.start_queue.eq(self.error_queue),
             self.busy.eq(1),
         ]
         flushing = Signal()
+        in_front = Signal.like(counts[0])   # instructions to be added to the error's address
         m.d.sync += self.fresh.eq(0)
         with m.FSM(name="run"):
             with m.State("IDLE"):
@@ -177,9 +181,9 @@ class Sequencer(wiring.Component):
                     self.start.ready.eq(1),
                     self.begin.eq(self.start.valid),
                 ]
+                m.d.sync += [base.eq(self.start.payload), known.eq(0), idle_cycles.eq(0)]
                 with m.If(self.start.valid):
                     m.d.sync += [
-                        base.eq(self.start.payload), known.eq(0), idle_cycles.eq(0),
                         self.error.eq(ErrorCode.NONE), self.error_queue.eq(Queue.LOAD),
                         self.error_address.eq(0),
                     ]
@@ -189,7 +193,7 @@ class Sequencer(wiring.Component):
                 m.next = "RUN"
             with m.State("RUN"):
                 m.d.comb += self.running.eq(1)
-                m.d.sync += idle_cycles.eq(Mux(self.retired.any(), 0, idle_cycles + 1))
+                m.d.sync += idle_cycles.eq(Mux(restarts, 1, idle_cycles + 1))
                 with m.If(self.described):
                     m.d.sync += known.eq(self.code == ErrorCode.NONE)
                 with m.If(stop.code != ErrorCode.NONE):
@@ -201,17 +205,17 @@ class Sequencer(wiring.Component):
             with m.State("LOCATE"):
                 # What retired in the cycle of the error was in front of it, and is counted by now.
                 with m.If(known):
-                    m.d.sync += self.error_address.eq(
-                        self.list_start
-                        + counts[self.error_queue] * INSTRUCTION_BYTES)
+                    m.d.sync += [self.error_address.eq(self.list_start),
+                                 in_front.eq(counts[self.error_queue])]
                 with m.Else():
                     m.d.sync += self.error_address.eq(base)
                 m.d.sync += self.fresh.eq(1)
                 m.next = "FLUSH"
             with m.State("FLUSH"):
-                m.d.comb += self.clear.eq(1)
                 # What engines were about to ask for shows in `drained` one cycle later.
-                m.d.sync += [flushing.eq(1), self.fresh.eq(1)]
+                m.d.sync += [flushing.eq(1), self.fresh.eq(1), in_front.eq(0),
+                             self.error_address.eq(self.error_address
+                                                   + in_front * INSTRUCTION_BYTES)]
                 with m.If(flushing & self.drained):
                     m.d.sync += [flushing.eq(0), self.fresh.eq(0)]
                     m.next = "IDLE"

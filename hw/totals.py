@@ -40,7 +40,7 @@ class Totals(wiring.Component):
     index : In
         Counter that is asked for.
     value : Out(32), ready : Out(1)
-        A sum, and whether it is that counter's.
+        A sum, and whether it is that of the counter asked for in the cycle before.
     """
 
     def __init__(self, config: Config):
@@ -77,7 +77,7 @@ class Totals(wiring.Component):
         m.d.sync += [
             total.eq(Mux(first, 0, read.data)),
             adding.eq(Cat(turn == 0, adding[:-1])), number.eq(turn),
-            shown.eq(number),
+            shown.eq(number), self.ready.eq(number == self.index),
         ]
         recent = []
         for counter in Counter:
@@ -94,7 +94,6 @@ class Totals(wiring.Component):
         m.d.sync += self.value.eq(total + reduce(or_, recent))
         m.d.comb += [
             write.addr.eq(shown), write.data.eq(self.value), write.en.eq(1),
-            self.ready.eq(shown == self.index),
         ]
         return m
 

@@ -23,19 +23,21 @@ def answer_states(m: Module, x, sink, reader, counter_ready, values) -> None:
     values : function of an opcode and a word's number
         Adds the statements that bring an answer's word to `x.word`.
     """
+    reads = Signal()
+    nbytes = Signal(16)
+    over = Signal()     # they are 0; a cycle late, and looked at with a part's last byte
+    m.d.comb += [
+        reads.eq((x.command == Command.READ) & ~x.refused),
+        nbytes.eq(Mux(reads, x.left, x.words << 2)),
+    ]
+    m.d.sync += over.eq(nbytes == 0)
+
     with m.State("REFUSE"):
         m.d.sync += x.refused.eq(1)
         x.answer(m, 1)
 
     with m.State("ANSWER"):
-        reads = Signal()
-        nbytes = Signal(16)
-        m.d.comb += [
-            reads.eq((x.opcode == Command.READ) & ~x.refused),
-            nbytes.eq(Mux(reads, x.left, x.words << 2)),
-            sink.valid.eq(1),
-            sink.payload.last.eq((x.count[:2] == 3) & (nbytes == 0)),
-        ]
+        m.d.comb += [sink.valid.eq(1), sink.payload.last.eq((x.count[:2] == 3) & over)]
         with m.Switch(x.count[:2]):
             with m.Case(0):
                 m.d.comb += sink.payload.data.eq(Mux(x.refused, REFUSED, x.opcode | ANSWER))
@@ -51,7 +53,7 @@ def answer_states(m: Module, x, sink, reader, counter_ready, values) -> None:
                 m.d.sync += x.count.eq(0)
                 with m.If(reads):
                     m.next = "BYTES"
-                with m.Elif(x.words == 0):
+                with m.Elif(over):
                     m.next = "OPCODE"
                 with m.Else():
                     m.next = "INDEX"
@@ -67,31 +69,33 @@ def answer_states(m: Module, x, sink, reader, counter_ready, values) -> None:
             m.next = "OPCODE"
 
     with m.State("INDEX"):
-        # Timestamps follow their index by a cycle.
+        # Counters and timestamps follow their index.
         m.next = "WORD"
 
-    with m.State("WORD"), m.If(counter_ready | x.refused | ~(
-            (x.opcode == Command.COUNTERS) | (x.opcode == Command.STATUS))):
+    with m.State("WORD"):
+        # The word is right in the last cycle of this state, and nobody looks at it before.
         with m.If(x.refused):
             m.d.sync += x.word.eq(Cat(x.reason, Const(0, 8 - len(x.reason)), x.opcode, x.expected))
         with m.Else():
             values()
-        with m.If((x.opcode == Command.TIMESTAMPS) & x.index[0]):
-            x.count_on(m)
-        m.d.sync += [x.index.eq(x.index + 1), x.words.eq(x.words - 1)]
-        m.next = "SEND"
+        with m.If(counter_ready | x.refused | ~(
+                (x.command == Command.COUNTERS) | (x.command == Command.STATUS))):
+            with m.If((x.command == Command.TIMESTAMPS) & x.index[0]):
+                x.count_on(m)
+            m.d.sync += [x.index.eq(x.index + 1), x.words.eq(x.words - 1)]
+            m.next = "SEND"
 
     with m.State("SEND"):
         m.d.comb += [
             sink.payload.data.eq(x.word[:8]),
-            sink.payload.last.eq((x.count[:2] == 3) & (x.words == 0)),
+            sink.payload.last.eq((x.count[:2] == 3) & over),
             sink.valid.eq(1),
         ]
         with m.If(sink.ready):
             m.d.sync += [x.word.eq(x.word >> 8), x.count.eq(x.count + 1)]
             with m.If(x.count[:2] == 3):
                 m.d.sync += x.count.eq(0)
-                with m.If(x.words == 0):
+                with m.If(over):
                     m.next = "OPCODE"
                 with m.Else():
                     m.next = "INDEX"

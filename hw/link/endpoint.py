@@ -20,8 +20,8 @@ from .sender import FrameSender
 
 __all__ = ["Endpoint"]
 
-_QUIET_CYCLES = 1 << 15
-"""Cycles that RESET gives the core to come to rest."""
+_QUIET_BITS = 15
+"""RESET gives the core 2 to this many cycles to come to rest."""
 
 _IDENTITY_WORDS = 9
 """Words of HELLO's answer, `Identity.encode`."""
@@ -90,15 +90,23 @@ class Endpoint(wiring.Component):
         self._runs = Signal(16)
         self._run_sequence = Signal(9)  # of the run in progress or the last; bit 8: there is one
         self._watchdog = Signal(32, init=WATCHDOG_DEFAULT)
+        self._starting = Signal()   # it is state START, of which the core learns from a register
         self._x = x = Exchange(config)
+        # A block RAM is slow; the index has been there since the word before.
+        self._timestamp = Signal(32)
+        m.d.sync += self._timestamp.eq(Mux(x.index[0], control.timestamp_active,
+                                           control.timestamp_cycles))
         m.d.comb += [
             receiver.session.eq(session),
             sender.session.eq(session),
             reader.request.payload.address.eq(x.address),
             reader.request.payload.length.eq(x.length),
             control.watchdog.eq(self._watchdog),
+            control.cancel.eq(x.cancels),
+            control.start.valid.eq(self._starting),
             control.start.payload.eq(x.address),
-            control.counter_index.eq(Mux(x.opcode == Command.COUNTERS, x.index, Counter.CYCLES)),
+            writer.address.eq(Mux(x.command == Command.COPY, x.word, x.address)),
+            control.counter_index.eq(Mux(x.command == Command.COUNTERS, x.index, Counter.CYCLES)),
             control.timestamp_index.eq(x.address),
         ]
         with m.FSM():
@@ -112,10 +120,21 @@ class Endpoint(wiring.Component):
         return m
 
     def _execute_state(self, m):
+        x = self._x
+        # Compared a cycle before, as both requests come here by way of the check of their ranges.
+        new_session, same_run = Signal(), Signal()
+        m.d.sync += [new_session.eq(x.word[16:] != self._session),
+                     same_run.eq(self._run_sequence == Cat(x.sequence, Const(1)))]
+        with m.State("EXECUTE"):
+            m.d.comb += self._writer.start.eq(1)  # for whoever writes
+            self._execute(m, new_session, same_run)
+
+    def _execute(self, m, new_session, same_run):
+        """What state EXECUTE does for each request."""
         x, control, session = self._x, self.control, self._session
-        with m.State("EXECUTE"), m.Switch(x.opcode):
+        with m.Switch(x.command):
             with m.Case(Command.HELLO):
-                with m.If(x.word[16:] != session):
+                with m.If(new_session):
                     m.d.sync += [
                         self._continued.eq(session == x.length[:16]),
                         session.eq(x.word[16:]),
@@ -139,7 +158,7 @@ class Endpoint(wiring.Component):
                 x.answer(m, x.length << 1)
             with m.Case(Command.RUN):
                 with m.If(x.repeated):
-                    with m.If(self._run_sequence == Cat(x.sequence, Const(1))):
+                    with m.If(same_run):
                         x.answer(m, 1)
                     with m.Else():
                         x.refuse(m, Refusal.BUSY)
@@ -147,10 +166,11 @@ class Endpoint(wiring.Component):
                     m.d.sync += self._run_sequence[8].eq(0)
                     x.refuse(m, Refusal.BUSY)
                 with m.Else():
+                    m.d.sync += self._starting.eq(1)
                     m.next = "START"
             with m.Default():
                 # What is left has an effect, and is not done again.
-                with m.If(x.repeated & (x.opcode == Command.WRITE)):
+                with m.If(x.repeated & (x.command == Command.WRITE)):
                     m.next = "DISCARD"
                 with m.Elif(x.repeated):
                     x.answer(m)
@@ -159,24 +179,18 @@ class Endpoint(wiring.Component):
 
     def _effect(self, m):
         """What state EXECUTE does for the requests with an effect."""
-        x, writer = self._x, self._writer
-        m.d.comb += writer.address.eq(x.address)
-        with m.Switch(x.opcode):
+        x = self._x
+        with m.Switch(x.command):
             with m.Case(Command.WRITE):
-                m.d.comb += writer.start.eq(1)
                 m.next = "WRITE"
             with m.Case(Command.FILL):
-                m.d.comb += writer.start.eq(1)
                 m.next = "FILL"
             with m.Case(Command.COPY):
-                m.d.comb += [writer.start.eq(1), writer.address.eq(x.word),
-                             self._reader.request.valid.eq(1)]
+                m.d.comb += self._reader.request.valid.eq(1)
                 m.next = "COPY"
             with m.Case(Command.CANCEL):
-                m.d.comb += self.control.cancel.eq(1)
                 x.answer(m)
             with m.Case(Command.RESET):
-                m.d.comb += self.control.cancel.eq(1)
                 m.d.sync += x.address.eq(0)
                 m.next = "QUIET"
             with m.Case(Command.WATCHDOG):
@@ -186,15 +200,14 @@ class Endpoint(wiring.Component):
     def _run_states(self, m):
         x, control = self._x, self.control
         with m.State("START"):
-            m.d.comb += control.start.valid.eq(1)
             with m.If(control.start.ready):
-                m.d.sync += [self._runs.eq(self._runs + 1),
+                m.d.sync += [self._starting.eq(0), self._runs.eq(self._runs + 1),
                              self._run_sequence.eq(Cat(x.sequence, Const(1)))]
                 x.answer(m, 1)
 
         with m.State("QUIET"):
             x.count_on(m)
-            with m.If(~control.busy | (x.address == _QUIET_CYCLES)):
+            with m.If(~control.busy | x.address[_QUIET_BITS]):
                 m.d.sync += [self._watchdog.eq(WATCHDOG_DEFAULT), self._runs.eq(0),
                              self._run_sequence.eq(0)]
                 x.answer(m)
@@ -221,19 +234,26 @@ class Endpoint(wiring.Component):
                 with m.If(x.left == 1):
                     m.next = "SETTLE"
 
+        width = self._config.memory_bytes_per_beat
+        lane_bits = width.bit_length() - 1
+        # Of FILL: a beat's bytes or more are left, known a cycle ahead; the next byte is a beat.
+        fills_beat, whole = Signal(), Signal()
+        m.d.sync += fills_beat.eq(x.length[lane_bits:] != 0)
+        m.d.comb += whole.eq((x.address[:lane_bits] == 0) & fills_beat)
         with m.State("FILL"):
-            width = self._config.memory_bytes_per_beat
-            lane_bits = width.bit_length() - 1
-            whole = writer.i.payload.whole
+            rest, beats = x.length[:lane_bits], x.length[lane_bits:]
             m.d.comb += [
-                whole.eq((x.address[:lane_bits] == 0) & (x.length >= width)),
-                writer.i.payload.last.eq(x.length == 1),
-                writer.i.valid.eq(x.length != 0),
+                writer.i.payload.whole.eq(whole),
+                writer.i.payload.last.eq(~fills_beat & (rest == 1)),
+                writer.i.valid.eq(fills_beat | (rest != 0)),
             ]
-            with m.If(x.length == 0):
+            with m.If(~fills_beat & (rest == 0)):
                 m.next = "SETTLE"
             with m.Elif(writer.i.ready):
-                m.d.sync += x.length.eq(x.length - Mux(whole, width, 1))
+                m.d.sync += [
+                    x.length.eq(x.length - Mux(whole, width, 1)),
+                    fills_beat.eq(fills_beat & ~((beats == 1) & (whole | (rest == 0)))),
+                ]
                 with m.If(~whole):
                     x.count_on(m)  # of which only the place in its beat is looked at
 
@@ -260,7 +280,7 @@ class Endpoint(wiring.Component):
     def _words(self, m):
         """What `x.word` becomes for a word of an answer; a CRC is there already."""
         x, control, word = self._x, self.control, self._x.word
-        with m.Switch(x.opcode):
+        with m.Switch(x.command):
             with m.Case(Command.HELLO):
                 identity = Identity.of(self._config, build=self._build).encode()
                 with m.Switch(x.index):
@@ -290,7 +310,8 @@ class Endpoint(wiring.Component):
             with m.Case(Command.COUNTERS):
                 m.d.sync += word.eq(control.counter_value)
             with m.Case(Command.TIMESTAMPS):
-                m.d.sync += word.eq(Mux(x.index[0], control.timestamp_active,
-                                        control.timestamp_cycles))
-            with m.Case(Command.RUN):
+                m.d.sync += word.eq(self._timestamp)
+            with m.Case(Command.CRC):
+                pass
+            with m.Default():   # RUN; nobody else has words
                 m.d.sync += word.eq(self._runs)

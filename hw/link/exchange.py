@@ -3,7 +3,7 @@
 from amaranth import Signal
 
 from ..config import Config
-from ..protocol import COUNTERS, MAX_DATA, MAX_TIMESTAMPS
+from ..protocol import COUNTERS, MAX_DATA, MAX_TIMESTAMPS, Command
 
 __all__ = ["Exchange"]
 
@@ -15,6 +15,9 @@ class Exchange:
     -------
     opcode, sequence : Signal(8)
         The request's.
+    command : Value
+        The lower bits of `opcode`, which tell one `Command` from another and are few enough for a
+        short decision. Where the opcode may be another, they mean nothing.
     expected : Signal(8)
         Sequence number of the next request.
     left : Signal
@@ -30,6 +33,8 @@ class Exchange:
         argument, which needs all its bits, is here as well.
     repeated : Signal(1)
         The request was executed before.
+    cancels : Signal(1)
+        The request is executed, in this cycle, and cancels a run.
     refused : Signal(1), reason : Signal(3)
         The answer is a refusal, and its reason.
     words : Signal, index : Signal
@@ -40,6 +45,7 @@ class Exchange:
         # HELLO's second argument is a session number of 16 bits.
         bits = max(16, config.memory_size.bit_length(), config.timestamps.bit_length())
         self.opcode = Signal(8)
+        self.command = self.opcode[:max(Command).bit_length()]
         self.sequence = Signal(8)
         self.expected = Signal(8)
         self.left = Signal(range(4 + MAX_DATA + 1))
@@ -49,6 +55,7 @@ class Exchange:
         self.beyond = Signal(2)
         self.word = Signal(32)
         self.repeated = Signal()
+        self.cancels = Signal()
         self.refused = Signal()
         self.reason = Signal(3)
         self.words = Signal(range(COUNTERS + 1 + 2 * MAX_TIMESTAMPS))

@@ -66,9 +66,11 @@ class ByteReader(wiring.Component):
             self.last.eq(delivered.o.payload.last),
             delivered.o.ready.eq(self.o.ready),
         ]
-        with m.If(self.request.valid & self.request.ready):
+        # Without a range, everything but `some` may follow what could be the next.
+        with m.If(~some):
             m.d.sync += [left.eq(self.request.payload.length),
-                         is_last.eq(self.request.payload.length == 1), some.eq(1)]
+                         is_last.eq(self.request.payload.length == 1),
+                         some.eq(self.request.valid)]
         with m.If(self._bytes.valid & self._bytes.ready):
             m.d.sync += [left.eq(left - 1), is_last.eq(left == 2), some.eq(~is_last)]
         if self._beats == 1:
@@ -93,7 +95,7 @@ class ByteReader(wiring.Component):
             self._bytes.valid.eq(full),
             self._bytes.payload.data.eq(word.word_select(place[:lane_bits], 8)),
         ]
-        with m.If(self.request.valid & self.request.ready):
+        with m.If(~some):
             m.d.sync += place.eq(self.request.payload.address)
         with m.If(self.read.request.valid & self.read.request.ready):
             m.d.sync += asked.eq(1)
@@ -123,7 +125,7 @@ class ByteReader(wiring.Component):
             count.eq(Mux(asked_for >= burst, burst, asked_for)),
             self.read.request.payload.address.eq(beat << lane_bits),
             self.read.request.payload.beats.eq(count),
-            self.read.request.valid.eq((asked_for != 0) & (free >= burst)),
+            self.read.request.valid.eq(some & (asked_for != 0) & (free >= burst)),
         ]
         with m.If(self.read.request.valid & self.read.request.ready):
             m.d.sync += [beat.eq(beat + count), asked_for.eq(asked_for - count)]
@@ -138,7 +140,7 @@ class ByteReader(wiring.Component):
         taken = Mux(self.read.request.valid & self.read.request.ready, count, 0)
         m.d.sync += free.eq(free - taken + beats.r_en)
 
-        with m.If(self.request.valid & self.request.ready):
+        with m.If(~some):
             address, length = self.request.payload.address, self.request.payload.length
             first_lane = address[:lane_bits]
             m.d.sync += [
@@ -213,13 +215,20 @@ class ByteWriter(wiring.Component):
             with m.If((place == lane) | source.payload.whole):
                 m.d.comb += [new_mask[lane].eq(1),
                              new_word.word_select(lane, 8).eq(source.payload.data)]
+        # A byte that has to wait is put in its place again and again, and what is offered follows
+        # it until it is valid.
+        with m.If(source.valid):
+            m.d.sync += word.eq(new_word)
+        with m.If(idle):
+            m.d.sync += [
+                offered.address.eq(beat << self._lane_bits),
+                offered.data.eq(new_word),
+                offered.mask.eq(new_mask),
+            ]
         with m.If(source.valid & source.ready):
-            m.d.sync += [word.eq(new_word), place.eq(place + 1)]
+            m.d.sync += place.eq(place + 1)
             with m.If(completes):
                 m.d.sync += [
-                    offered.address.eq(beat << self._lane_bits),
-                    offered.data.eq(new_word),
-                    offered.mask.eq(new_mask),
                     self.write.valid.eq(1),
                     mask.eq(0),
                     place.eq(0),

@@ -112,21 +112,23 @@ class FrameReceiver(wiring.Component):
         position = Signal(ring.position_bits)   # of the next byte
         checked = Signal(ring.position_bits)    # behind the last good frame
         count = Signal(range(MAX_FRAME + 2))    # bytes of the frame; stays at one too many
+        place = Signal(4, init=1)               # a bit each of the first four bytes: the next's
         length = Signal(len(count) + 1)         # stated in the frame, header and CRC added
         beyond = Signal()                       # bits of it above those that `count` has
         crc = Signal(32)
-        too_long = Signal()
+        too_long = Signal()                     # `count` is one too many
         m.d.comb += [
-            too_long.eq(count == MAX_FRAME + 1),
             ring.limit.eq(checked),
+            ring.end.eq(position),
+            ring.grows.eq(ring.write_enable),
             ring.write_position.eq(position),
             ring.write_data.eq(item.data),
             # A frame fits by itself, so a full ring always holds a good frame to be taken.
-            items.o.ready.eq((position ^ ring.fetch) != self._depth),
+            items.o.ready.eq(~ring.full),
         ]
         with m.If(items.o.valid & items.o.ready):
             with m.If(item.end):
-                m.d.sync += [count.eq(0), crc.eq(0)]
+                m.d.sync += [count.eq(0), place.eq(1), too_long.eq(0), crc.eq(0)]
                 good = Signal()
                 m.d.comb += good.eq(item.data[0] & (crc == CRC_RESIDUE) & ~too_long
                                     & (count == length) & ~beyond)
@@ -139,16 +141,18 @@ class FrameReceiver(wiring.Component):
                     m.d.sync += position.eq(checked)
             with m.Elif(~too_long):
                 # Between frames the register is 0, so that the start value is added to it.
-                start = Mux((count == 0) & ~item.is_hello, self.session, 0)
+                start = Mux(place[0] & ~item.is_hello, self.session, 0)
                 m.d.comb += ring.write_enable.eq(1)
                 m.d.sync += [
                     count.eq(count + 1),
+                    place.eq(place << 1),
+                    too_long.eq(count == MAX_FRAME),
                     position.eq(position + 1),
                     crc.eq(crc32_step(crc ^ start, item.data)),
                 ]
-                with m.If(count == 2):
+                with m.If(place[2]):
                     m.d.sync += length.eq(item.data + (HEADER_BYTES + CRC_BYTES))
-                with m.If(count == 3):
+                with m.If(place[3]):
                     upper = len(count) - 8
                     m.d.sync += [
                         length[8:].eq(length[8:] + item.data[:upper]),

@@ -51,92 +51,91 @@ class FrameSender(wiring.Component):
         m = Module()
         m.submodules.ring = ring = ByteRing(self._depth)
         wiring.connect(m, ring.o, wiring.flipped(self.tx))
-        m.submodules.bytes = taken = RegisterSlice(
-            data.StructLayout({"data": 8, "last": 1, "is_hello": 1}))
-        m.d.comb += [
-            taken.i.valid.eq(self.i.valid),
-            taken.i.payload.data.eq(self.i.payload.data),
-            taken.i.payload.last.eq(self.i.payload.last),
-            taken.i.payload.is_hello.eq(self.i.payload.data[:7] == Command.HELLO),
-            self.i.ready.eq(taken.i.ready),
-        ]
+        m.submodules.bytes = taken = RegisterSlice(self.i.payload.shape())
+        wiring.connect(m, wiring.flipped(self.i), taken.i)
         source = taken.o
 
         code = Signal(ring.position_bits)       # where the block's length will stand
         position = Signal(ring.position_bits)   # of the next byte
         length = Signal(8)                      # of the block, its code included
+        block_full = Signal()                   # it is `_BLOCK`
         room = Signal()
+        grows = Signal()                        # one more byte belongs to the frame
         crc = Signal(32)
         crc_bytes = Signal(range(CRC_BYTES))
-        first = Signal()
+        # Of a frame's first byte, which waits for its delimiter for a cycle at least.
+        is_hello = Signal()
+        m.d.sync += is_hello.eq(source.payload.data[:7] == Command.HELLO)
         m.d.comb += [
             ring.limit.eq(code),
-            room.eq((position ^ ring.fetch) != self._depth),
+            ring.end.eq(position),
+            ring.grows.eq(grows),
+            room.eq(~ring.full),
         ]
+        with m.If(grows):
+            m.d.sync += position.eq(position + 1)
 
-        byte = Signal(8)
-        put = Signal()      # append `byte` to the frame; needs `room` and no full block
-        close = Signal()    # end a block that is full
-        ends = Signal()     # a block ends: write its length and begin the next
+        byte, is_zero = Signal(8, init=DELIMITER), Signal()
+        inside = Signal()       # between the first code and the delimiter behind the frame
+        put = Signal()          # append `byte` to the frame
         last_code = Signal()
 
         with m.FSM():
             # Behind a frame, position and code are the same.
             with m.State("DELIMITER"), m.If(source.valid & room):
-                m.d.comb += [ring.write_enable.eq(1), ring.write_data.eq(DELIMITER)]
-                m.d.sync += [code.eq(position + 1), position.eq(position + 1), first.eq(1)]
+                m.d.comb += grows.eq(1)
+                m.d.sync += code.eq(position + 1)
                 m.next = "CODE"
-            # The place of the first code is taken without being written yet.
+            # The first code has a place, and is not known yet.
             with m.State("CODE"), m.If(room):
-                m.d.sync += [position.eq(position + 1), length.eq(1)]
+                m.d.comb += grows.eq(1)
+                m.d.sync += [length.eq(1), block_full.eq(0), crc_bytes.eq(0),
+                             crc.eq(Mux(is_hello, 0, self.session))]
                 m.next = "BYTES"
             with m.State("BYTES"):
-                with m.If(length == _BLOCK):
-                    m.d.comb += close.eq(room)
-                with m.Else():
-                    m.d.comb += [
-                        byte.eq(source.payload.data),
-                        put.eq(source.valid & room),
-                        source.ready.eq(room),
-                    ]
-                    with m.If(put):
-                        # Before a frame the register is 0, so that the start value is added.
-                        start = Mux(first & ~source.payload.is_hello, self.session, 0)
-                        m.d.sync += [
-                            first.eq(0),
-                            crc.eq(crc32_step(crc ^ start, byte)),
-                            crc_bytes.eq(0),
-                        ]
-                        with m.If(source.payload.last):
-                            m.next = "CRC"
-            with m.State("CRC"):
-                with m.If(length == _BLOCK):
-                    m.d.comb += close.eq(room)
-                with m.Else():
-                    m.d.comb += [byte.eq(crc[:8]), put.eq(room)]
-                    with m.If(put):
-                        m.d.sync += [crc.eq(crc >> 8), crc_bytes.eq(crc_bytes + 1)]
-                        with m.If(crc_bytes == CRC_BYTES - 1):
-                            m.next = "LAST CODE"
-            with m.State("LAST CODE"):
                 m.d.comb += [
-                    last_code.eq(1),
-                    ring.write_enable.eq(1),
-                    ring.write_data.eq(length),
+                    inside.eq(1),
+                    byte.eq(source.payload.data),
+                    is_zero.eq(source.payload.data == 0),
+                    put.eq(source.valid & room & ~block_full),
+                    source.ready.eq(room & ~block_full),
                 ]
+                with m.If(put):
+                    m.d.sync += crc.eq(crc32_step(crc, byte))
+                    with m.If(source.payload.last):
+                        m.next = "CRC"
+            with m.State("CRC"):
+                m.d.comb += [
+                    inside.eq(1),
+                    byte.eq(crc[:8]),
+                    is_zero.eq(crc[:8] == 0),
+                    put.eq(room & ~block_full),
+                ]
+                with m.If(put):
+                    m.d.sync += [crc.eq(crc >> 8), crc_bytes.eq(crc_bytes + 1)]
+                    with m.If(crc_bytes == CRC_BYTES - 1):
+                        m.next = "LAST CODE"
+            with m.State("LAST CODE"):
+                m.d.comb += last_code.eq(1)
                 m.d.sync += code.eq(position)
                 m.next = "END"
             with m.State("END"), m.If(room):
-                m.d.comb += [ring.write_enable.eq(1), ring.write_data.eq(DELIMITER)]
-                m.d.sync += [code.eq(position + 1), position.eq(position + 1)]
+                m.d.comb += grows.eq(1)
+                m.d.sync += code.eq(position + 1)
                 m.next = "DELIMITER"
 
-        m.d.comb += ends.eq((put & (byte == 0)) | close)
-        with m.If(ends):
-            m.d.comb += [ring.write_enable.eq(1), ring.write_data.eq(length)]
-            m.d.sync += [code.eq(position), position.eq(position + 1), length.eq(1)]
-        with m.Elif(put):
-            m.d.comb += [ring.write_enable.eq(1), ring.write_data.eq(byte)]
-            m.d.sync += [position.eq(position + 1), length.eq(length + 1)]
-        m.d.comb += ring.write_position.eq(Mux(ends | last_code, code, position))
+        # A zero, or the byte behind a full block, is the place of the next block's code.
+        ends = Signal()
+        m.d.comb += ends.eq(inside & (block_full | is_zero))
+        with m.If(put | (inside & room & block_full)):
+            m.d.comb += grows.eq(1)
+            with m.If(ends):
+                m.d.sync += [code.eq(position), length.eq(1), block_full.eq(0)]
+            with m.Else():
+                m.d.sync += [length.eq(length + 1), block_full.eq(length == _BLOCK - 1)]
+        m.d.comb += [
+            ring.write_enable.eq(grows | last_code),
+            ring.write_position.eq(Mux(ends | last_code, code, position)),
+            ring.write_data.eq(Mux(ends | last_code, length, byte)),
+        ]
         return m
