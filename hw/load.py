@@ -68,7 +68,7 @@ class LoadMover(wiring.Component):
                 queue.w_data.eq(source.payload), queue.w_en.eq(source.valid),
                 source.ready.eq(queue.w_rdy),
                 sink.payload.eq(queue.r_data), sink.valid.eq(queue.r_rdy),
-                queue.r_en.eq(sink.ready & sink.valid),
+                queue.r_en.eq(sink.ready),
             ]
         m.submodules.beats = beats = RegisterSlice(self.read.data.payload.shape())
         m.submodules.words = words = RegisterSlice(packer.o.payload.shape())
@@ -92,14 +92,21 @@ class LoadMover(wiring.Component):
         wiring.connect(m, writer.write, wiring.flipped(self.write))
         wiring.connect(m, writer.load, wiring.flipped(self.load))
 
-        in_flight = Signal(8)  # instructions that passed all checks and have not retired
-        m.d.sync += self.engine.retire.eq(writer.retire)
-        m.d.sync += in_flight.eq(in_flight + requester.passed - self.engine.retire)
-        with m.If(in_flight == 0):
+        # Instructions that passed all checks and have not retired. Which one passes is known late,
+        # and counted a cycle later.
+        passed = Signal()
+        counted = Signal(8)
+        in_flight = passed | (counted != 0)
+        m.d.sync += [
+            self.engine.retire.eq(writer.retire),
+            passed.eq(requester.passed),
+            counted.eq(counted + passed - self.engine.retire),
+        ]
+        with m.If(~in_flight):
             m.d.comb += self.engine.error.eq(requester.error)
         m.d.comb += [
             self.engine.active.eq(beat | writer.filled),
-            self.engine.stall.eq(~self.engine.active & (requester.busy | (in_flight != 0))),
+            self.engine.stall.eq(~self.engine.active & (requester.busy | in_flight)),
         ]
         return m
 
@@ -119,28 +126,25 @@ class _Pieces(wiring.Component):
         m = Module()
         chunk, piece = self.i.payload, self.o.payload
         begun = Signal()
-        remaining = Signal.like(chunk.length)
-        offset = Signal.like(chunk.offset)
-        left = Signal.like(chunk.length)
-        room = Signal(range(self._beat + 1))
+        remaining = Signal.like(chunk.beats)
+        left = Signal.like(chunk.beats)
+        offset, end = Signal.like(chunk.offset), Signal.like(chunk.end)
+        last_beat = Signal()
         done, advance = Signal(), Signal()
         m.d.comb += [
+            left.eq(Mux(begun, remaining, chunk.beats)),
+            done.eq(Mux(begun, last_beat, chunk.single)),
             offset.eq(Mux(begun, 0, chunk.offset)),
-            left.eq(Mux(begun, remaining, chunk.length)),
-            room.eq(self._beat - offset),
-            # More than a beat is in the upper bits.
-            done.eq(~left[len(room):].any() & (left[:len(room)] <= room)),
-            advance.eq(self.i.valid & (~self.o.valid | self.o.ready)),
+            end.eq(Mux(done, chunk.end, self._beat - 1)),
+            advance.eq(~self.o.valid | self.o.ready),
             self.i.ready.eq(advance & done),
         ]
         with m.If(advance):
             m.d.sync += [
-                self.o.valid.eq(1), piece.offset.eq(offset),
-                piece.count.eq(Mux(done, left, room)), piece.last.eq(done & chunk.last),
-                begun.eq(~done), remaining.eq(left - room),
+                self.o.valid.eq(self.i.valid), piece.offset.eq(offset),
+                piece.count.eq(end - offset + 1), piece.last.eq(done & chunk.last),
+                begun.eq(self.i.valid & ~done), remaining.eq(left - 1), last_beat.eq(left == 2),
             ]
-        with m.Elif(self.o.ready):
-            m.d.sync += self.o.valid.eq(0)
         return m
 
 
@@ -177,11 +181,14 @@ class _Writer(wiring.Component):
         next_part = Signal(range(max(parts.values()) + 1))
         padding = Signal()  # the row's bytes are written; the rest of its last word is not
         cut = Signal(range(cuts + 1))
-        words_left = Signal.like(row.words)
+        more, words_left = Signal.like(row.more), Signal.like(row.more)  # behind this one
         last_word = Signal()
 
         address = Signal(20)
-        m.d.comb += address.eq(Mux(begun, next_address, row.address))
+        m.d.comb += [
+            address.eq(Mux(begun, next_address, row.address)),
+            more.eq(Mux(begun, words_left, row.more)),
+        ]
         constant = row.is_fill | padding
         packed = Signal(8 * rows)
         for lane in range(rows):
@@ -237,8 +244,8 @@ class _Writer(wiring.Component):
                 begun.eq(~row_end),
                 next_address.eq(address + word_end),
                 next_part.eq(Mux(word_end, 0, next_part + 1)),
-                words_left.eq(Mux(begun, words_left, row.words) - 1),
-                last_word.eq(Mux(begun, words_left, row.words) == 2),
+                words_left.eq(more - 1),
+                last_word.eq(more == 1),
                 padding.eq(~row.is_fill & (padding | (word.last & taken)) & ~word_end),
                 cut.eq(Mux(taken, 0, cut + 1)),
             ]

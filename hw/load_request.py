@@ -7,8 +7,8 @@ from amaranth.lib.wiring import In, Out
 from .compare import exceeds
 from .config import Config
 from .isa import ErrorCode, Fill, Load, LoadTarget
-from .loops import count_levels
 from .ports import MemoryReadSignature, instruction_layout
+from .walk import count_loops
 
 __all__ = ["LOAD_BURST_BEATS", "LOAD_LAYOUT", "LOAD_WINDOW_BEATS", "ROW_LAYOUT", "LoadRequester",
            "chunk_layout"]
@@ -36,18 +36,20 @@ def _log2(value: int) -> int:
 
 
 def chunk_layout(config: Config) -> data.StructLayout:
-    """A chunk that data will arrive for: where it begins in its first beat, its bytes, and whether
-    it ends its row."""
-    return data.StructLayout({"offset": range(config.memory_bytes_per_beat),
-                              "length": _LENGTH_BITS, "last": 1})
+    """A chunk that data will arrive for: the `beats` that it touches, and whether it is a `single`
+    one; the bytes that it begins and ends with in its first and last beat; whether it ends its
+    row."""
+    beat = config.memory_bytes_per_beat
+    return data.StructLayout({"beats": range((1 << _LENGTH_BITS) // beat + 3), "single": 1,
+                              "offset": range(beat), "end": range(beat), "last": 1})
 
 
 ROW_LAYOUT = data.StructLayout({
-    "is_fill": 1, "target": LoadTarget, "address": _ADDRESS_BITS, "value": 8, "words": 16,
+    "is_fill": 1, "target": LoadTarget, "address": _ADDRESS_BITS, "value": 8, "more": 16,
     "single": 1, "final": 1,
 })
-"""A row that the writer will write: `words` for a fill, and whether it is one; `final` ends its
-instruction."""
+"""A row that the writer will write: for a fill, words behind the first, and whether there are none;
+`final` ends its instruction."""
 
 
 class LoadRequester(wiring.Component):
@@ -104,14 +106,10 @@ class LoadRequester(wiring.Component):
         load, fill = self.instruction.payload.fields.load, self.instruction.payload.fields.fill
         is_fill = self.instruction.payload.is_fill
 
-        valid = Signal()
+        valid, begins = Signal(), Signal()  # `begins`: it is the first of its instruction
         chunk = Signal(data.StructLayout({
-            "code": ErrorCode, "is_fill": 1, "source": 32, "length": _LENGTH_BITS,
-            "address": _ADDRESS_BITS, "target": LoadTarget, "value": 8}))
-        # How many there are, and which it is, from 1 on.
-        chunks, chunk_number = Signal(8), Signal(8)
-        rows, row_number = Signal(16), Signal(16)
-        planes, plane_number = Signal(16), Signal(16)
+            "code": ErrorCode, "is_fill": 1, "source": 32, "target": LoadTarget, "value": 8}))
+        length, destination = Signal(_LENGTH_BITS), Signal(_ADDRESS_BITS)
         source_steps = [Signal(32, name=f"source_step_{k}") for k in range(3)]
         address_steps = [Signal(_ADDRESS_BITS, name=f"address_step_{k}") for k in range(2)]
         # Bytes of the row before this chunk, minus 1: what was checked, so that a target holds it.
@@ -119,15 +117,14 @@ class LoadRequester(wiring.Component):
         end = Signal(self._end_bits)     # last byte of the chunk, counted in its row
         end_word = Signal(self._end_bits)
 
-        taken = Signal()  # by the next stage
-        row_end, plane_end, finished = Signal(), Signal(), Signal()
-        m.d.comb += [
-            row_end.eq(chunk_number == chunks),
-            plane_end.eq(row_end & (row_number == rows)),
-            finished.eq(plane_end & (plane_number == planes)),
-            end.eq(before + chunk.length),
-            self.instruction.ready.eq(~valid),
-        ]
+        moves = Signal()  # the next stage takes what is here, or there is nothing
+        row_end, last_row, last_plane = count_loops(m, ~valid, moves, {
+            "chunk": (Mux(is_fill, 1, load.chunks), is_fill | (load.chunks == 1)),
+            "row": (Mux(is_fill, fill.rows, load.rows),
+                    Mux(is_fill, fill.rows == 1, load.rows == 1)),
+            "plane": (Mux(is_fill, fill.planes, load.planes),
+                      Mux(is_fill, fill.planes == 1, load.planes == 1))})
+        m.d.comb += [end.eq(before + length), self.instruction.ready.eq(~valid)]
         with m.If(chunk.is_fill):
             m.d.comb += end_word.eq(end)
         with m.Else(), m.Switch(chunk.target):
@@ -135,36 +132,29 @@ class LoadRequester(wiring.Component):
                 with m.Case(target):
                     m.d.comb += end_word.eq(end >> _log2(word_bytes))
 
-        with m.If(taken):
+        # What belongs to no instruction is looked at by nobody, so that whether there is one
+        # decides about nothing else.
+        with m.If(moves):
+            with m.If(valid):
+                m.d.sync += [
+                    valid.eq(~(row_end & last_row & last_plane)), begins.eq(0),
+                    before.eq(Mux(row_end, -1, end)),
+                    chunk.source.eq(chunk.source + Mux(
+                        row_end, Mux(last_row, source_steps[2], source_steps[1]),
+                        source_steps[0])),
+                ]
+            with m.Else():
+                m.d.sync += [
+                    valid.eq(self.instruction.valid), begins.eq(1),
+                    before.eq(-1), chunk.source.eq(load.source),
+                ]
+        with m.If(~valid):
             m.d.sync += [
-                valid.eq(~finished),
-                chunk.source.eq(chunk.source + Mux(
-                    plane_end, source_steps[2], Mux(row_end, source_steps[1], source_steps[0]))),
-                before.eq(Mux(row_end, -1, end)),
-            ]
-            with m.If(row_end):
-                m.d.sync += chunk.address.eq(
-                    chunk.address + end_word[:_ADDRESS_BITS]
-                    + Mux(plane_end, address_steps[1], address_steps[0]))
-
-        accept = Signal()
-        m.d.comb += accept.eq(self.instruction.valid & self.instruction.ready)
-        count_levels(m, accept, taken, (
-            (chunk_number, 1, row_end), (row_number, row_end, plane_end),
-            (plane_number, plane_end, 0)))
-        with m.If(accept):
-            m.d.sync += [
-                valid.eq(1),
-                before.eq(-1),
                 chunk.is_fill.eq(is_fill),
-                chunk.source.eq(load.source),
-                chunk.length.eq(Mux(is_fill, fill.words, load.chunk_bytes)),
-                chunk.address.eq(Mux(is_fill, fill.destination, load.destination)),
                 chunk.target.eq(Mux(is_fill, LoadTarget.SCRATCHPAD, load.target)),
                 chunk.value.eq(Mux(is_fill, fill.value, load.fill)),
-                chunks.eq(Mux(is_fill, 1, load.chunks)),
-                rows.eq(Mux(is_fill, fill.rows, load.rows)),
-                planes.eq(Mux(is_fill, fill.planes, load.planes)),
+                length.eq(Mux(is_fill, fill.words, load.chunk_bytes)),
+                destination.eq(Mux(is_fill, fill.destination, load.destination)),
                 *(step.eq(value) for step, value in zip(
                     source_steps, (load.chunk_step, load.row_step, load.plane_step), strict=True)),
                 address_steps[0].eq(Mux(is_fill, fill.row_step, load.destination_row_step)),
@@ -179,74 +169,87 @@ class LoadRequester(wiring.Component):
             known = Cat(load.target == target for target in targets).any()
             with m.If(~is_fill & ~known):
                 m.d.sync += chunk.code.eq(ErrorCode.DECODE)
-        return {"valid": valid, "chunk": chunk, "first": before[-1], "end_word": end_word,
-                "row_end": row_end, "final": (row_number == rows) & (plane_number == planes),
-                "taken": taken}
+        return {"valid": valid, "chunk": chunk, "length": length, "first": before[-1],
+                "end_word": end_word, "begins": begins, "destination": destination,
+                "step": Mux(last_row, address_steps[1], address_steps[0]),
+                "row_end": row_end, "final": last_row & last_plane, "moves": moves}
 
     def _check_and_request(self, m, walk):
         config = self._config
         beat_bytes = config.memory_bytes_per_beat
         beat_bits = _log2(beat_bytes)
 
-        # What the chunk touches, and whether it may.
+        # Where the chunk goes, what it touches, and whether it may.
         valid = Signal()
         chunk = Signal.like(walk["chunk"])
+        reach = Signal(_LENGTH_BITS)  # bytes of it behind the first
+        inside_bits = (config.memory_size - 1).bit_length()
+        far = Signal()  # its source has bits that no address in main memory has
         first, row_end, final = Signal(), Signal(), Signal()
-        end_word = Signal(self._end_bits)
-        taken = Signal()  # by the last stage
-        m.d.comb += walk["taken"].eq(walk["valid"] & (~valid | taken))
-        with m.If(walk["taken"]):
+        address, step = Signal(_ADDRESS_BITS), Signal(_ADDRESS_BITS)  # to the next row
+        end_word, last_word = Signal(self._end_bits), Signal(self._end_bits + 1)
+        beyond = Signal.like(last_word)  # bits that no address of the target has
+        # A checked chunk waits in the last stage, and moves on; that it does is known late, and
+        # goes to each stage by itself.
+        there, moved = Signal(), Signal()
+        m.d.comb += [
+            walk["moves"].eq(~(walk["valid"] & valid & there) | moved),
+            last_word.eq(address + end_word),
+        ]
+        with m.If(~(valid & there) | moved):
             m.d.sync += [
-                valid.eq(1), chunk.eq(walk["chunk"]), first.eq(walk["first"]),
-                row_end.eq(walk["row_end"]), final.eq(walk["final"]),
-                end_word.eq(walk["end_word"]),
+                valid.eq(walk["valid"]), chunk.eq(walk["chunk"]), reach.eq(walk["length"] - 1),
+                far.eq(walk["chunk"].source[inside_bits:].any()),
+                first.eq(walk["first"]), row_end.eq(walk["row_end"]), final.eq(walk["final"]),
+                end_word.eq(walk["end_word"]), step.eq(walk["step"]),
             ]
-        with m.Elif(taken):
-            m.d.sync += valid.eq(0)
+            with m.If(walk["begins"]):
+                m.d.sync += address.eq(walk["destination"])
+            with m.Elif(row_end):
+                m.d.sync += address.eq(last_word + step)
+            with m.Switch(walk["chunk"].target):
+                for target, (_, words) in self._targets().items():
+                    with m.Case(target):
+                        # In the largest memory addresses wrap.
+                        m.d.sync += beyond.eq(-words if words < 1 << _ADDRESS_BITS else 0)
 
         outside = Signal()
-        with m.If(~chunk.is_fill & exceeds(chunk.source + chunk.length, config.memory_size)):
-            m.d.comb += outside.eq(1)
-        with m.Switch(chunk.target):
-            for target, (_, words) in self._targets().items():
-                if words < 1 << _ADDRESS_BITS:  # in the largest memory addresses wrap
-                    with m.Case(target), m.If(chunk.address + end_word >= words):
-                        m.d.comb += outside.eq(1)
+        m.d.comb += outside.eq(
+            (last_word & beyond).any()
+            | (~chunk.is_fill
+               & (far | (chunk.source[:inside_bits] + reach >= config.memory_size))))
 
         # Checked: it goes to the data side when there is room, and is asked for.
-        there, good = Signal(), Signal()
+        good = Signal()
         code = Signal(ErrorCode)
         beat_address = Signal(32 - beat_bits)
-        beats = Signal(range((1 << _LENGTH_BITS) // beat_bytes + 3))
         is_first = Signal()
         row, piece = self.rows.payload, self.chunks.payload
-        moved = Signal()
-        m.d.comb += taken.eq(valid & (~there | moved))
-        with m.If(taken):
+        with m.If(~there | moved):
             checked = Mux(chunk.code != ErrorCode.NONE, chunk.code,
                           Mux(outside, ErrorCode.ADDRESS, ErrorCode.NONE))
             m.d.sync += [
-                there.eq(1), code.eq(checked), good.eq(checked == ErrorCode.NONE),
+                there.eq(valid), code.eq(checked),
+                good.eq(valid & (checked == ErrorCode.NONE)),
                 beat_address.eq(chunk.source[beat_bits:]),
-                beats.eq((chunk.source[:beat_bits] + chunk.length + beat_bytes - 1) >> beat_bits),
+                Cat(piece.end, piece.beats).eq(beat_bytes + chunk.source[:beat_bits] + reach),
                 is_first.eq(first),
-                piece.offset.eq(chunk.source[:beat_bits]), piece.length.eq(chunk.length),
+                piece.offset.eq(chunk.source[:beat_bits]),
                 piece.last.eq(row_end),
                 row.is_fill.eq(chunk.is_fill), row.target.eq(chunk.target),
-                row.address.eq(chunk.address), row.value.eq(chunk.value),
-                row.words.eq(chunk.length), row.single.eq(chunk.length[:16] == 1),
+                row.address.eq(address), row.value.eq(chunk.value),
+                row.more.eq(reach), row.single.eq(reach[:16] == 0),
                 row.final.eq(final),
             ]
-        with m.Elif(moved):
-            m.d.sync += [there.eq(0), good.eq(0)]
         with m.If(there):
             m.d.comb += self.error.eq(code)
 
         asking = Signal()
-        asked = Signal()  # the chunk's last burst was accepted
+        idle = Signal()  # there is no other chunk to be asked for, or its last burst is accepted
         m.d.comb += [
             moved.eq(good & (self.rows.ready | ~is_first)
-                     & (row.is_fill | ((~asking | asked) & self.chunks.ready))),
+                     & (row.is_fill | (idle & self.chunks.ready))),
+            piece.single.eq(piece.beats == 1),
             self.rows.valid.eq(moved & is_first),
             self.chunks.valid.eq(moved & ~row.is_fill),
             self.passed.eq(moved & piece.last & row.final),
@@ -254,10 +257,12 @@ class LoadRequester(wiring.Component):
         ]
 
         next_address = Signal.like(beat_address)
-        beats_left = Signal.like(beats)
+        beats_left = Signal.like(piece.beats)
         last_burst = Signal()
         burst = Signal(range(LOAD_BURST_BEATS + 1))
-        outstanding = Signal(range(LOAD_WINDOW_BEATS + 1))
+        # Which beat arrived is known late, and counted a cycle later.
+        arrived = Signal()
+        outstanding = Signal(range(LOAD_WINDOW_BEATS + 2))
         room = Signal()  # in the window, for another burst
         accepted = Signal()
         m.d.comb += [
@@ -266,23 +271,30 @@ class LoadRequester(wiring.Component):
             self.request.payload.address.eq(next_address << beat_bits),
             self.request.payload.beats.eq(burst),
             accepted.eq(self.request.valid & self.request.ready),
-            asked.eq(accepted & last_burst),
+            idle.eq(~asking | (room & self.request.ready & last_burst)),
         ]
+
+        def at_most(limit):
+            return (outstanding <= limit) | (arrived & (outstanding == limit + 1))
+
         limit = LOAD_WINDOW_BEATS - LOAD_BURST_BEATS
         m.d.sync += [
-            outstanding.eq(outstanding + Mux(accepted, burst, 0) - self.beat),
-            room.eq(Mux(accepted, outstanding <= limit - LOAD_BURST_BEATS, outstanding <= limit)),
+            arrived.eq(self.beat),
+            outstanding.eq(outstanding + Mux(accepted, burst, 0) - arrived),
+            room.eq(Mux(accepted, at_most(limit - LOAD_BURST_BEATS), at_most(limit))),
         ]
-        with m.If(accepted):
-            m.d.sync += [
-                next_address.eq(next_address + LOAD_BURST_BEATS),
-                beats_left.eq(beats_left - LOAD_BURST_BEATS),
-                last_burst.eq(~exceeds(beats_left, 2 * LOAD_BURST_BEATS)),
-            ]
-        with m.If(asked):
-            m.d.sync += asking.eq(0)
-        with m.If(moved & ~row.is_fill):
-            m.d.sync += [
-                asking.eq(1), next_address.eq(beat_address), beats_left.eq(beats),
-                last_burst.eq(~exceeds(beats, LOAD_BURST_BEATS)),
-            ]
+        with m.If(idle):
+            m.d.sync += asking.eq(moved & ~row.is_fill)
+        # Without anything to ask for, there may be anything here.
+        with m.If(~asking | (room & self.request.ready)):
+            with m.If(asking & ~last_burst):
+                m.d.sync += [
+                    next_address.eq(next_address + LOAD_BURST_BEATS),
+                    beats_left.eq(beats_left - LOAD_BURST_BEATS),
+                    last_burst.eq(~exceeds(beats_left, 2 * LOAD_BURST_BEATS)),
+                ]
+            with m.Else():
+                m.d.sync += [
+                    next_address.eq(beat_address), beats_left.eq(piece.beats),
+                    last_burst.eq(~exceeds(piece.beats, LOAD_BURST_BEATS)),
+                ]

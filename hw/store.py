@@ -1,14 +1,14 @@
 """The store mover: scratchpad to main memory."""
 
+from itertools import pairwise
+
 from amaranth import Cat, Module, Mux, Signal
 from amaranth.lib import data, fifo, stream, wiring
 from amaranth.lib.wiring import In, Out
 
 from .align import Packer, piece_layout, word_layout
-from .compare import exceeds
 from .config import Config
 from .isa import ErrorCode, Store
-from .loops import count_levels
 from .ports import (
     EngineSignature,
     ScratchpadReadSignature,
@@ -17,6 +17,7 @@ from .ports import (
     scratchpad_latency,
 )
 from .slices import RegisterSlice
+from .walk import count_loops
 
 __all__ = ["StoreMover"]
 
@@ -92,7 +93,7 @@ class StoreMover(wiring.Component):
             row_queue.w_data.eq(rows.o.payload.row),
             writer.rows.payload.eq(row_queue.r_data),
             writer.rows.valid.eq(row_queue.r_rdy),
-            row_queue.r_en.eq(writer.rows.ready & writer.rows.valid),
+            row_queue.r_en.eq(writer.rows.ready),
         ]
 
         in_flight = Signal(4)  # instructions that passed all checks and have not retired
@@ -109,8 +110,9 @@ class StoreMover(wiring.Component):
 
 
 def _words_layout(config: Config) -> data.StructLayout:
-    """What is to be read for a row: its first word, its bytes, its place in the first beat."""
-    return data.StructLayout({"address": range(config.scratchpad_words), "length": _LENGTH_BITS,
+    """What is to be read for a row: its first word, its bytes behind the first one, its place in
+    the first beat."""
+    return data.StructLayout({"address": range(config.scratchpad_words), "reach": _LENGTH_BITS,
                               "start": range(config.memory_bytes_per_beat)})
 
 
@@ -138,61 +140,70 @@ class _Rows(wiring.Component):
 
         valid, zero = Signal(), Signal()
         fields = Signal(instruction_layout(Store))  # addresses are the row's
-        row_number, plane_number = Signal(16), Signal(16)  # from 1 on
-        taken, row_end, finished = Signal(), Signal(), Signal()
-        extra_words = Signal(_LENGTH_BITS - word_bits)  # of a row, behind its first
+        reach = Signal(_LENGTH_BITS)  # bytes of a row behind its first
+        last_word = Signal(_ADDRESS_BITS + 1)
+        moves = Signal()  # the row goes to the next stage, or there is none
+        row_end, last_plane = count_loops(m, ~valid, moves, {
+            "row": (i.rows, i.rows == 1), "plane": (i.planes, i.planes == 1)})
+        finished = row_end & last_plane
         m.d.comb += [
-            extra_words.eq((fields.row_bytes - 1) >> word_bits),
-            row_end.eq(row_number == fields.rows),
-            finished.eq(row_end & (plane_number == fields.planes)),
+            last_word.eq(fields.source + (reach >> word_bits)),
             self.instruction.ready.eq(~valid),
         ]
-        with m.If(taken):
+        # What belongs to no instruction is looked at by nobody, so that whether there is one
+        # decides about nothing else.
+        with m.If(moves):
+            with m.If(valid):
+                m.d.sync += [
+                    valid.eq(~finished),
+                    fields.source.eq(last_word + Mux(
+                        row_end, fields.source_plane_step, fields.source_row_step)),
+                    fields.destination.eq(fields.destination + Mux(
+                        row_end, fields.destination_plane_step, fields.destination_row_step)),
+                ]
+            with m.Else():
+                m.d.sync += [
+                    valid.eq(self.instruction.valid),
+                    fields.source.eq(i.source), fields.destination.eq(i.destination),
+                ]
+        with m.If(~valid):
             m.d.sync += [
-                valid.eq(~finished),
-                fields.source.eq(fields.source + extra_words + Mux(
-                    row_end, fields.source_plane_step, fields.source_row_step)),
-                fields.destination.eq(fields.destination + Mux(
-                    row_end, fields.destination_plane_step, fields.destination_row_step)),
-            ]
-        accept = Signal()
-        m.d.comb += accept.eq(self.instruction.valid & self.instruction.ready)
-        count_levels(m, accept, taken, ((row_number, 1, row_end), (plane_number, row_end, 0)))
-        with m.If(accept):
-            m.d.sync += [
-                valid.eq(1), fields.eq(i),
+                *(fields[name].eq(i[name]) for name in (
+                    "source_row_step", "source_plane_step",
+                    "destination_row_step", "destination_plane_step")),
+                reach.eq(i.row_bytes - 1),
                 zero.eq((i.row_bytes == 0) | (i.rows == 0) | (i.planes == 0)),
             ]
 
-        row_valid, final = Signal(), Signal()
+        there, good, final = Signal(), Signal(), Signal()
         code = Signal(ErrorCode)
         source, destination = Signal(_ADDRESS_BITS), Signal(32)
-        length = Signal(_LENGTH_BITS)
-        m.d.comb += taken.eq(valid & (~row_valid | (self.o.valid & self.o.ready)))
-        outside = exceeds(fields.destination + fields.row_bytes, config.memory_size)
+        checked_reach = Signal(_LENGTH_BITS)
+        # Whether the checked row moves on is known late, and goes to each stage by itself.
+        moved = good & self.o.ready
+        m.d.comb += moves.eq(~(valid & there) | moved)
+        outside = fields.destination + reach >= config.memory_size
         if config.scratchpad_words < 1 << _ADDRESS_BITS:  # in the largest one addresses wrap
-            outside |= fields.source + extra_words >= config.scratchpad_words
-        with m.If(taken):
+            outside |= last_word >= config.scratchpad_words
+        with m.If(~there | moved):
             m.d.sync += [
-                row_valid.eq(1), final.eq(finished),
+                there.eq(valid), good.eq(valid & ~zero & ~outside), final.eq(finished),
                 source.eq(fields.source), destination.eq(fields.destination),
-                length.eq(fields.row_bytes),
+                checked_reach.eq(reach),
                 code.eq(Mux(zero, ErrorCode.LENGTH,
                             Mux(outside, ErrorCode.ADDRESS, ErrorCode.NONE))),
             ]
-        with m.Elif(self.o.valid & self.o.ready):
-            m.d.sync += row_valid.eq(0)
-        with m.If(row_valid):
+        with m.If(there):
             m.d.comb += self.error.eq(code)
         m.d.comb += [
-            self.o.valid.eq(row_valid & (code == ErrorCode.NONE)),
+            self.o.valid.eq(good),
             self.o.payload.words.address.eq(source),
-            self.o.payload.words.length.eq(length),
+            self.o.payload.words.reach.eq(checked_reach),
             self.o.payload.words.start.eq(destination[:beat_bits]),
             self.o.payload.row.address.eq(destination[beat_bits:]),
             self.o.payload.row.start.eq(destination[:beat_bits]),
             self.o.payload.row.final.eq(final),
-            self.busy.eq(valid | row_valid),
+            self.busy.eq(valid | there),
         ]
         return m
 
@@ -214,57 +225,67 @@ class _Words(wiring.Component):
     def elaborate(self, platform):
         m = Module()
         rows = self._config.rows
+        word_bits = _log2(rows)
         latency = scratchpad_latency(self._config)
         ahead = latency + 2  # reads in flight that sustain a word a cycle
         piece = data.StructLayout({
             "count": range(rows + 1), "last": 1, "start": self.i.payload.start.shape()})
-        word = data.StructLayout({"data": 8 * rows, "piece": piece})
-        m.submodules.queue = queue = fifo.SyncFIFO(width=word.size, depth=ahead)
+        m.submodules.queue = queue = fifo.SyncFIFO(width=8 * rows, depth=ahead)
+        # What belongs to a word is known before it, and is kept in a queue that takes a cycle
+        # longer, out of registers.
+        m.submodules.pieces = pieces = fifo.SyncFIFOBuffered(width=piece.size, depth=ahead)
 
         valid = Signal()
         row = Signal(_words_layout(self._config))  # what is left of it
+        last = Signal()  # it is a word
         free = Signal(range(ahead + 1), init=ahead)
-        asked, last, delivered = Signal(), Signal(), Signal()
+        asked, delivered = Signal(), Signal()
         m.d.comb += [
-            last.eq(~exceeds(row.length, rows)),
             self.read.request.valid.eq(valid & (free != 0)),
             self.read.request.payload.eq(row.address),
             asked.eq(self.read.request.valid & self.read.request.ready),
             self.i.ready.eq(~valid | (asked & last)),
         ]
-        with m.If(asked):
-            m.d.sync += [row.address.eq(row.address + 1), row.length.eq(row.length - rows)]
-        with m.If(self.i.ready):
-            m.d.sync += valid.eq(self.i.valid)
-        with m.If(self.i.valid & self.i.ready):
-            m.d.sync += row.eq(self.i.payload)
+        # Whether a word is asked for is known late, and decides about nothing but that something
+        # changes: without a row there may be anything here.
+        with m.If(~valid | asked):
+            with m.If(valid & ~last):
+                m.d.sync += [
+                    row.address.eq(row.address + 1), row.reach.eq(row.reach - rows),
+                    last.eq(row.reach[word_bits:] == 1)]
+            with m.Else():
+                m.d.sync += [
+                    valid.eq(self.i.valid), row.eq(self.i.payload),
+                    last.eq(self.i.payload.reach[word_bits:] == 0)]
         m.d.sync += free.eq(free - asked + delivered)
 
-        # What belongs to the data that arrives later.
-        arriving = Signal(piece)
+        # The data arrives `latency` cycles later, and its piece a cycle before it.
+        asked_pieces = [Signal(piece, name=f"piece_{stage}") for stage in range(latency)]
+        arriving = [asked, *(Signal(name=f"arriving_{stage}") for stage in range(latency))]
         m.d.comb += [
-            arriving.count.eq(Mux(last, row.length, rows)),
-            arriving.last.eq(last),
-            arriving.start.eq(row.start),
+            asked_pieces[0].count.eq(Mux(last, row.reach[:word_bits] + 1, rows)),
+            asked_pieces[0].last.eq(last),
+            asked_pieces[0].start.eq(row.start),
         ]
-        arrived = asked
-        for stage in range(latency):
-            next_arriving = Signal(piece, name=f"arriving_{stage}")
-            next_arrived = Signal(name=f"arrived_{stage}")
-            m.d.sync += [next_arriving.eq(arriving), next_arrived.eq(arrived)]
-            arriving, arrived = next_arriving, next_arrived
-        oldest = word(queue.r_data)
+        m.d.sync += [
+            *(later.eq(sooner) for sooner, later in pairwise(asked_pieces)),
+            *(later.eq(sooner) for sooner, later in pairwise(arriving)),
+        ]
+        oldest = piece(pieces.r_data)
         m.d.comb += [
-            queue.w_data.eq(Cat(self.read.data, arriving)),
-            queue.w_en.eq(arrived),
-            self.o.valid.eq(queue.r_rdy),
-            self.o.payload.data.eq(oldest.data),
+            pieces.w_data.eq(asked_pieces[-1]),
+            pieces.w_en.eq(arriving[-2]),
+            queue.w_data.eq(self.read.data),
+            queue.w_en.eq(arriving[-1]),
+            self.o.valid.eq(pieces.r_rdy),
+            self.o.payload.data.eq(queue.r_data),
             self.o.payload.offset.eq(0),
-            self.o.payload.count.eq(oldest.piece.count),
-            self.o.payload.start.eq(oldest.piece.start),
-            self.o.payload.last.eq(oldest.piece.last),
+            self.o.payload.count.eq(oldest.count),
+            self.o.payload.start.eq(oldest.start),
+            self.o.payload.last.eq(oldest.last),
             delivered.eq(self.o.valid & self.o.ready),
-            queue.r_en.eq(delivered),
+            queue.r_en.eq(self.o.ready),
+            pieces.r_en.eq(self.o.ready),
         ]
         return m
 
@@ -301,7 +322,7 @@ class _Writer(wiring.Component):
                 (begun | (lane >= row.start)) & (lane < beat.count)
                 for lane in range(beat_bytes))),
             accepted.eq(self.write.valid & self.write.ready),
-            self.beats.ready.eq(accepted),
+            self.beats.ready.eq(self.rows.valid & self.write.ready),
             self.rows.ready.eq(accepted & beat.last),
             self.retire.eq(accepted & beat.last & row.final),
         ]
