@@ -61,7 +61,8 @@ class LoadMover(wiring.Component):
         m.submodules.writer = writer = _Writer(config)
         m.submodules.chunk_queue = chunks = fifo.SyncFIFOBuffered(
             width=chunk_layout(config).size, depth=depth)
-        m.submodules.row_queue = rows = fifo.SyncFIFOBuffered(width=ROW_LAYOUT.size, depth=depth)
+        # The row that is being written, in the writer, is one of them.
+        m.submodules.row_queue = rows = fifo.SyncFIFO(width=ROW_LAYOUT.size, depth=depth - 1)
         for queue, source, sink in ((chunks, requester.chunks, pieces.i),
                                     (rows, requester.rows, writer.rows)):
             m.d.comb += [
@@ -171,24 +172,19 @@ class _Writer(wiring.Component):
         m = Module()
         config = self._config
         rows, word_bytes = config.rows, config.weight_word_bytes
-        row, word = self.rows.payload, self.words.payload
+        word = self.words.payload
         parts = {LoadTarget.PARAMETER: config.parameter_word_bytes // rows,
                  LoadTarget.WEIGHT: max(1, word_bytes // rows)}
         cuts = max(1, rows // word_bytes)  # weight words in one of the packer's words
 
-        begun = Signal()
-        next_address = Signal(20)
+        # What is left of the row, counted where it lies: addresses go to memories that are far
+        # away, and have nothing behind their register.
+        row = Signal(ROW_LAYOUT)
+        held = Signal()
         next_part = Signal(range(max(parts.values()) + 1))
         padding = Signal()  # the row's bytes are written; the rest of its last word is not
         cut = Signal(range(cuts + 1))
-        more, words_left = Signal.like(row.more), Signal.like(row.more)  # behind this one
-        last_word = Signal()
 
-        address = Signal(20)
-        m.d.comb += [
-            address.eq(Mux(begun, next_address, row.address)),
-            more.eq(Mux(begun, words_left, row.more)),
-        ]
         constant = row.is_fill | padding
         packed = Signal(8 * rows)
         for lane in range(rows):
@@ -199,15 +195,15 @@ class _Writer(wiring.Component):
         valid, accepted = Signal(), Signal()
         to_scratchpad = row.target == LoadTarget.SCRATCHPAD
         m.d.comb += [
-            valid.eq(self.rows.valid & (constant | self.words.valid)),
+            valid.eq(held & (constant | self.words.valid)),
             self.write.valid.eq(valid & to_scratchpad),
             self.load.valid.eq(valid & ~to_scratchpad),
             accepted.eq(valid & Mux(to_scratchpad, self.write.ready, self.load.ready)),
-            self.write.payload.address.eq(address),
+            self.write.payload.address.eq(row.address),
             self.write.payload.data.eq(packed),
             self.write.payload.mask.eq(~0),
             self.load.payload.target.eq(row.target),
-            self.load.payload.address.eq(address),
+            self.load.payload.address.eq(row.address),
             self.load.payload.part.eq(next_part),
             self.load.payload.data.eq(packed),
         ]
@@ -230,22 +226,25 @@ class _Writer(wiring.Component):
 
         row_end = Signal()
         with m.If(row.is_fill):
-            m.d.comb += row_end.eq(Mux(begun, last_word, row.single))
+            m.d.comb += row_end.eq(row.single)
         with m.Else():
             m.d.comb += row_end.eq((padding | (word.last & taken)) & word_end)
         m.d.comb += [
             self.words.ready.eq(accepted & ~constant & taken),
-            self.rows.ready.eq(accepted & row_end),
+            self.rows.ready.eq(~held | (accepted & row_end)),
             self.filled.eq(accepted & row.is_fill),
             self.retire.eq(accepted & row_end & row.final),
         ]
+        with m.If(~held | accepted):
+            with m.If(held & ~row_end):
+                m.d.sync += [
+                    row.address.eq(row.address + word_end),
+                    row.more.eq(row.more - 1), row.single.eq(row.more == 1)]
+            with m.Else():
+                m.d.sync += [held.eq(self.rows.valid), row.eq(self.rows.payload)]
         with m.If(accepted):
             m.d.sync += [
-                begun.eq(~row_end),
-                next_address.eq(address + word_end),
                 next_part.eq(Mux(word_end, 0, next_part + 1)),
-                words_left.eq(more - 1),
-                last_word.eq(more == 1),
                 padding.eq(~row.is_fill & (padding | (word.last & taken)) & ~word_end),
                 cut.eq(Mux(taken, 0, cut + 1)),
             ]
