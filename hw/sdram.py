@@ -74,31 +74,33 @@ class _Intake(wiring.Component):
 
         burst = self.o.payload
         bank_row = Signal(BANK_BITS + g.chip.row_bits)
-        crosses = Signal()  # the row's end lies inside of the burst
+        full_row = Signal()  # the burst reaches the row's end, or has beats behind it
         address, end = Signal(32), Signal(g.column_bits + 1)
-        column = address[g.byte_bits:g.byte_bits + g.column_bits]
+
+        def column(address):
+            return address[g.byte_bits:g.byte_bits + g.column_bits]
+
         m.d.comb += [
             address.eq(Mux(take_write, self.write.payload.address, self.read.payload.address)),
-            end.eq(column + Mux(take_write, 1, self.read.payload.beats)),
+            end.eq(Mux(take_write, column(self.write.payload.address) + 1,
+                       column(self.read.payload.address) + self.read.payload.beats)),
             # Neighbouring rows lie in different banks, so that one is opened while the other works.
             burst.bank.eq(bank_row[:BANK_BITS]),
             burst.row.eq(bank_row[BANK_BITS:]),
         ]
         last = Signal(g.column_bits)
-        m.d.comb += burst.end.eq(Mux(crosses, 0, last))
-        with m.If(self.o.valid):
-            with m.If(self.o.ready):
-                m.d.sync += [self.o.valid.eq(crosses), crosses.eq(0), burst.column.eq(0),
-                             bank_row.eq(bank_row + 1)]
+        m.d.comb += burst.end.eq(Mux(full_row, 0, last))
+        with m.If(self.o.valid), m.If(self.o.ready):
+            m.d.sync += [self.o.valid.eq(full_row & (last != 0)), full_row.eq(0),
+                         burst.column.eq(0), bank_row.eq(bank_row + 1)]
         # While none is held, the registers follow what may be the next.
         with m.Else():
             m.d.sync += [
                 self.o.valid.eq(self.write.ready | self.read.ready),
                 burst.write.eq(take_write),
                 bank_row.eq(address[g.byte_bits + g.column_bits:]),
-                burst.column.eq(column),
-                last.eq(end),
-                crosses.eq(end[-1] & (end[:-1] != 0)),
+                burst.column.eq(column(address)),
+                Cat(last, full_row).eq(end),
                 burst.data.eq(self.write.payload.data),
                 burst.mask.eq(self.write.payload.mask),
             ]

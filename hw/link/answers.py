@@ -33,8 +33,8 @@ def answer_states(m: Module, x, sink, reader, counter_ready, values) -> None:
     m.d.sync += over.eq(nbytes == 0)
 
     with m.State("REFUSE"):
-        m.d.sync += x.refused.eq(1)
-        x.answer(m, 1)
+        m.d.sync += [x.refused.eq(1), x.words.eq(1)]
+        x.answer(m)
 
     with m.State("ANSWER"):
         m.d.comb += [sink.valid.eq(1), sink.payload.last.eq((x.count[:2] == 3) & over)]

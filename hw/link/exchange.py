@@ -70,7 +70,6 @@ class Exchange:
         m.d.sync += self.reason.eq(reason)
         m.next = state
 
-    def answer(self, m, words=0):
-        """Go and answer, with a number of words."""
-        m.d.sync += self.words.eq(words)
+    def answer(self, m):
+        """Go and answer; `words` says with how many."""
         m.next = "ANSWER"
