@@ -114,7 +114,11 @@ class Endpoint(wiring.Component):
             self._execute_state(m)
             self._run_states(m)
             self._memory_states(m, receiver.o)
-            answer_states(m, x, sender.i, reader, control.counter_ready, lambda: self._words(m))
+            answer_states(m, x, sender.i, reader, control.counter_ready)
+        with m.If(x.chooses & x.refused):
+            m.d.sync += x.word.eq(Cat(x.reason, Const(0, 8 - len(x.reason)), x.opcode, x.expected))
+        with m.Elif(x.chooses):
+            self._words(m)
         with m.If(receiver.dropped):
             m.d.sync += self._dropped.eq(1)
         return m
