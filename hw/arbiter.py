@@ -111,7 +111,7 @@ class MemoryArbiter(wiring.Component):
             for index, writer in enumerate(self.writers):
                 with m.Case(index):
                     m.d.comb += writer.ready.eq(taken)
-                    with m.If(accepted):
+                    with m.If(taken):
                         m.d.sync += [port.payload.eq(writer.payload), owner.eq(index)]
         m.d.comb += self.writes_pending.eq(Mux(held, Const(1, len(self.writers)) << owner, 0))
         return held & ~port.ready

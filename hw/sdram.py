@@ -60,12 +60,12 @@ class _Intake(wiring.Component):
         g = self._geometry
         prefer_writes = Signal()
         writes_left = Signal(range(WRITE_TURN))
-        take_write = Signal()
+        take_read = Signal()    # and otherwise a write, if there is one
         m.d.comb += [
-            take_write.eq(self.write.valid & (prefer_writes | ~self.read.valid)),
-            self.write.ready.eq(~self.o.valid & take_write),
-            self.read.ready.eq(~self.o.valid & self.read.valid
-                               & ~(self.write.valid & prefer_writes)),
+            take_read.eq(self.read.valid & ~(self.write.valid & prefer_writes)),
+            self.write.ready.eq(~self.o.valid & self.write.valid
+                                & (prefer_writes | ~self.read.valid)),
+            self.read.ready.eq(~self.o.valid & take_read),
         ]
         with m.If(self.write.ready):
             m.d.sync += [writes_left.eq(writes_left - 1), prefer_writes.eq(writes_left != 0)]
@@ -74,31 +74,33 @@ class _Intake(wiring.Component):
 
         burst = self.o.payload
         bank_row = Signal(BANK_BITS + g.chip.row_bits)
-        crosses = Signal()  # the row's end lies inside of the burst
+        full_row = Signal()  # the burst reaches the row's end, or has beats behind it
         address, end = Signal(32), Signal(g.column_bits + 1)
-        column = address[g.byte_bits:g.byte_bits + g.column_bits]
+
+        def column(address):
+            return address[g.byte_bits:g.byte_bits + g.column_bits]
+
         m.d.comb += [
-            address.eq(Mux(take_write, self.write.payload.address, self.read.payload.address)),
-            end.eq(column + Mux(take_write, 1, self.read.payload.beats)),
+            address.eq(Mux(take_read, self.read.payload.address, self.write.payload.address)),
+            end.eq(Mux(take_read, column(self.read.payload.address) + self.read.payload.beats,
+                       column(self.write.payload.address) + 1)),
             # Neighbouring rows lie in different banks, so that one is opened while the other works.
             burst.bank.eq(bank_row[:BANK_BITS]),
             burst.row.eq(bank_row[BANK_BITS:]),
         ]
         last = Signal(g.column_bits)
-        m.d.comb += burst.end.eq(Mux(crosses, 0, last))
-        with m.If(self.o.valid):
-            with m.If(self.o.ready):
-                m.d.sync += [self.o.valid.eq(crosses), crosses.eq(0), burst.column.eq(0),
-                             bank_row.eq(bank_row + 1)]
+        m.d.comb += burst.end.eq(Mux(full_row, 0, last))
+        with m.If(self.o.valid), m.If(self.o.ready):
+            m.d.sync += [self.o.valid.eq(full_row & (last != 0)), full_row.eq(0),
+                         burst.column.eq(0), bank_row.eq(bank_row + 1)]
         # While none is held, the registers follow what may be the next.
         with m.Else():
             m.d.sync += [
                 self.o.valid.eq(self.write.ready | self.read.ready),
-                burst.write.eq(take_write),
+                burst.write.eq(~take_read),
                 bank_row.eq(address[g.byte_bits + g.column_bits:]),
-                burst.column.eq(column),
-                last.eq(end),
-                crosses.eq(end[-1] & (end[:-1] != 0)),
+                burst.column.eq(column(address)),
+                Cat(last, full_row).eq(end),
                 burst.data.eq(self.write.payload.data),
                 burst.mask.eq(self.write.payload.mask),
             ]
@@ -144,21 +146,24 @@ class _Columns(wiring.Component):
         credit = Signal()  # of the next cycle
         # Known a cycle ahead, as the command pins, the next burst and the intake all wait for it:
         # there is a burst, and the bus and the buffer are ready for its next beat.
-        able = Signal()
+        able, able_last = Signal(), Signal()    # the latter: and it is the last
         m.d.comb += [
             self.go.eq(able & ~self.pause & ~self.refuse),
-            self.i.ready.eq(~self.valid | (self.go & last)),
+            self.i.ready.eq(~self.valid | (able_last & ~self.pause & ~self.refuse)),
             self.address.eq(column << g.word_bits),
         ]
         read = self.go & ~self.write
         next_write = Mux(self.i.ready, self.i.payload.write, self.write)
-        m.d.sync += able.eq(
-            Mux(self.i.ready, self.i.valid, self.valid)
-            & Mux(self.go, g.words == 1, slot <= 1)
-            & Mux(next_write, ~read & (turn <= 1), credit))
+        next_able, next_last = Signal(), Signal()
+        m.d.comb += [
+            next_able.eq(Mux(self.i.ready, self.i.valid, self.valid)
+                         & Mux(self.go, g.words == 1, slot <= 1)
+                         & Mux(next_write, ~read & (turn <= 1), credit)),
+            next_last.eq(Mux(self.i.ready, self.count == 1, Mux(self.go, left == 2, last))),
+        ]
+        m.d.sync += [able.eq(next_able), last.eq(next_last), able_last.eq(next_able & next_last)]
         with m.If(self.go):
-            m.d.sync += [slot.eq(g.words - 1), column.eq(column + 1), left.eq(left - 1),
-                         last.eq(left == 2)]
+            m.d.sync += [slot.eq(g.words - 1), column.eq(column + 1), left.eq(left - 1)]
         with m.Elif(slot != 0):
             m.d.sync += slot.eq(slot - 1)
         with m.If(read):
@@ -169,7 +174,7 @@ class _Columns(wiring.Component):
             m.d.sync += [
                 self.valid.eq(self.i.valid), self.write.eq(self.i.payload.write),
                 self.bank.eq(self.i.payload.bank), column.eq(self.i.payload.column),
-                left.eq(self.count), last.eq(self.count == 1),
+                left.eq(self.count),
             ]
 
         # Words written: the first with the command, the others from a shift register.

@@ -82,8 +82,9 @@ class SdramRows(wiring.Component):
         # ACTIVE can follow two cycles after the first command of this one.
         to_column = max(cycles.tRCD, cycles.tRRD - 1, 2) - 2
 
-        def activate(bank, row):
-            m.d.comb += [self.command.eq(Command.ACTIVE), self.bank.eq(bank), self.address.eq(row)]
+        # Bank and address follow from the state alone: without a command nobody looks at them.
+        def activate(bank):
+            m.d.comb += self.command.eq(Command.ACTIVE)
             m.d.sync += [wait.eq(to_column), since_active.eq(after_active),
                          is_open.bit_select(bank, 1).eq(1)]
 
@@ -110,6 +111,8 @@ class SdramRows(wiring.Component):
                 m.next = "choose"
 
             with m.State("choose"):
+                with m.If(~opened):
+                    m.d.comb += self.address.eq(next_burst.row)
                 with m.If(due):
                     m.d.sync += self.pause.eq(1)
                     m.next = "pause"
@@ -120,16 +123,18 @@ class SdramRows(wiring.Component):
                         with m.If(self.i.valid):
                             m.next = "look up"
                 with m.Elif(~self.busy & ~opened):
-                    activate(bank, next_burst.row)
+                    activate(bank)
                     m.next = "activated"
                 with m.Elif(~self.busy & ~blocked):
                     m.d.comb += self.command.eq(Command.PRECHARGE)
                     m.d.sync += [wait.eq(cycles.tRP - 1), is_open.bit_select(bank, 1).eq(0)]
                     m.next = "precharged"
 
-            with m.State("precharged"), m.If(over & ~self.busy):
-                activate(bank, next_burst.row)
-                m.next = "activated"
+            with m.State("precharged"):
+                m.d.comb += self.address.eq(next_burst.row)
+                with m.If(over & ~self.busy):
+                    activate(bank)
+                    m.next = "activated"
 
             with m.State("activated"):
                 for index, row in enumerate(rows):
@@ -159,17 +164,18 @@ class SdramRows(wiring.Component):
                 m.d.comb += self.command.eq(Command.REFRESH)
                 m.d.sync += wait.eq(cycles.tRFC - 1)
                 m.next = "refreshing"
-            with m.State("refreshing"), m.If(over):
-                with m.If(self.booting):
-                    m.d.sync += refreshes_left.eq(refreshes_left - 1)
-                    m.next = "refresh"
-                    with m.If(refreshes_left == 1):
-                        m.next = "load mode"
-                with m.Elif(self.valid):
-                    activate(self.current, again)
-                    m.next = "resume"
-                with m.Else():
-                    m.next = "resume"
+            with m.State("refreshing"):
+                m.d.comb += [self.bank.eq(self.current), self.address.eq(again)]
+                with m.If(over):
+                    with m.If(self.booting):
+                        m.d.sync += refreshes_left.eq(refreshes_left - 1)
+                        m.next = "refresh"
+                        with m.If(refreshes_left == 1):
+                            m.next = "load mode"
+                    with m.Else():
+                        m.next = "resume"
+                        with m.If(self.valid):
+                            activate(self.current)
             with m.State("load mode"):
                 mode = g.chip.CL << 4 | g.word_bits
                 m.d.comb += [self.command.eq(Command.LOAD_MODE), self.bank.eq(0),

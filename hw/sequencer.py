@@ -135,10 +135,11 @@ class Sequencer(wiring.Component):
         base = Signal(32)
         # Since anything retired, of which `restarts` tells a cycle late.
         idle_cycles, restarts = Signal(32), Signal()
-        deadlock = Signal()
         finished = Cat(head.ended for head in heads).all()
-        m.d.sync += deadlock.eq(
-            self.running & ~finished & Cat(head.ended | head.stuck for head in heads).all())
+        # A cycle old, as the comparison of thresholds is long.
+        goes_on, stopped = Signal(), Signal(_QUEUES)
+        m.d.sync += [goes_on.eq(self.running & ~finished),
+                     stopped.eq(Cat(head.ended | head.stuck for head in heads))]
 
         failed, any_failed = _first([code != ErrorCode.NONE for code in codes])
         unfinished, _ = _first([~head.ended for head in heads])
@@ -150,7 +151,7 @@ class Sequencer(wiring.Component):
             m.d.comb += [found.code.eq(self.code), found.queue.eq(Queue.LOAD)]
         with m.Elif(any_failed):
             m.d.comb += [found.code.eq(Array(codes)[failed]), found.queue.eq(failed)]
-        with m.Elif(deadlock):
+        with m.Elif(goes_on & stopped.all()):
             m.d.comb += [found.code.eq(ErrorCode.DEADLOCK), found.queue.eq(unfinished)]
         with m.Elif((self.watchdog != 0) & ~restarts & (idle_cycles >= self.watchdog)):
             m.d.comb += [found.code.eq(ErrorCode.WATCHDOG), found.queue.eq(oldest)]
@@ -184,23 +185,24 @@ class Sequencer(wiring.Component):
                 m.d.sync += [base.eq(self.start.payload), known.eq(0), idle_cycles.eq(0)]
                 with m.If(self.start.valid):
                     m.d.sync += [
+                        self.running.eq(1),
                         self.error.eq(ErrorCode.NONE), self.error_queue.eq(Queue.LOAD),
                         self.error_address.eq(0),
                     ]
                     m.next = "START"
             with m.State("START"):
-                m.d.comb += [self.running.eq(1), self.fetch_start.eq(1)]
+                m.d.comb += self.fetch_start.eq(1)
                 m.next = "RUN"
             with m.State("RUN"):
-                m.d.comb += self.running.eq(1)
                 m.d.sync += idle_cycles.eq(Mux(restarts, 1, idle_cycles + 1))
                 with m.If(self.described):
                     m.d.sync += known.eq(self.code == ErrorCode.NONE)
                 with m.If(stop.code != ErrorCode.NONE):
-                    m.d.sync += [self.error.eq(stop.code), self.error_queue.eq(stop.queue)]
+                    m.d.sync += [self.error.eq(stop.code), self.error_queue.eq(stop.queue),
+                                 self.running.eq(0)]
                     m.next = "LOCATE"
                 with m.Elif(finished & ~self.log_pending):
-                    m.d.sync += self.fresh.eq(1)
+                    m.d.sync += [self.running.eq(0), self.fresh.eq(1)]
                     m.next = "FLUSH"
             with m.State("LOCATE"):
                 # What retired in the cycle of the error was in front of it, and is counted by now.

@@ -1,13 +1,13 @@
 """States of the endpoint that answer a request, from "REFUSE" or "ANSWER" on."""
 
-from amaranth import Cat, Const, Module, Mux, Signal
+from amaranth import Module, Mux, Signal
 
 from ..protocol import ANSWER, REFUSED, Command
 
 __all__ = ["answer_states"]
 
 
-def answer_states(m: Module, x, sink, reader, counter_ready, values) -> None:
+def answer_states(m: Module, x, sink, reader, counter_ready) -> None:
     """Add the states to the finite state machine that is being described.
 
     Parameters
@@ -19,9 +19,7 @@ def answer_states(m: Module, x, sink, reader, counter_ready, values) -> None:
     reader : ByteReader
         Delivers what READ asked for.
     counter_ready : Value
-        The counter that `values` may look at is there.
-    values : function of an opcode and a word's number
-        Adds the statements that bring an answer's word to `x.word`.
+        The counter that may be in the next word is there.
     """
     reads = Signal()
     nbytes = Signal(16)
@@ -33,8 +31,8 @@ def answer_states(m: Module, x, sink, reader, counter_ready, values) -> None:
     m.d.sync += over.eq(nbytes == 0)
 
     with m.State("REFUSE"):
-        m.d.sync += x.refused.eq(1)
-        x.answer(m, 1)
+        m.d.sync += [x.refused.eq(1), x.words.eq(1)]
+        x.answer(m)
 
     with m.State("ANSWER"):
         m.d.comb += [sink.valid.eq(1), sink.payload.last.eq((x.count[:2] == 3) & over)]
@@ -70,20 +68,16 @@ def answer_states(m: Module, x, sink, reader, counter_ready, values) -> None:
 
     with m.State("INDEX"):
         # Counters and timestamps follow their index.
+        m.d.sync += x.chooses.eq(1)
         m.next = "WORD"
 
-    with m.State("WORD"):
-        # The word is right in the last cycle of this state, and nobody looks at it before.
-        with m.If(x.refused):
-            m.d.sync += x.word.eq(Cat(x.reason, Const(0, 8 - len(x.reason)), x.opcode, x.expected))
-        with m.Else():
-            values()
-        with m.If(counter_ready | x.refused | ~(
-                (x.command == Command.COUNTERS) | (x.command == Command.STATUS))):
-            with m.If((x.command == Command.TIMESTAMPS) & x.index[0]):
-                x.count_on(m)
-            m.d.sync += [x.index.eq(x.index + 1), x.words.eq(x.words - 1)]
-            m.next = "SEND"
+    with m.State("WORD"), m.If(counter_ready | x.refused | ~(
+            (x.command == Command.COUNTERS) | (x.command == Command.STATUS))):
+        m.d.sync += x.chooses.eq(0)
+        with m.If((x.command == Command.TIMESTAMPS) & x.index[0]):
+            x.count_on(m)
+        m.d.sync += [x.index.eq(x.index + 1), x.words.eq(x.words - 1)]
+        m.next = "SEND"
 
     with m.State("SEND"):
         m.d.comb += [

@@ -114,7 +114,11 @@ class Endpoint(wiring.Component):
             self._execute_state(m)
             self._run_states(m)
             self._memory_states(m, receiver.o)
-            answer_states(m, x, sender.i, reader, control.counter_ready, lambda: self._words(m))
+            answer_states(m, x, sender.i, reader, control.counter_ready)
+        with m.If(x.chooses & x.refused):
+            m.d.sync += x.word.eq(Cat(x.reason, Const(0, 8 - len(x.reason)), x.opcode, x.expected))
+        with m.Elif(x.chooses):
+            self._words(m)
         with m.If(receiver.dropped):
             m.d.sync += self._dropped.eq(1)
         return m
@@ -127,6 +131,7 @@ class Endpoint(wiring.Component):
                      same_run.eq(self._run_sequence == Cat(x.sequence, Const(1)))]
         with m.State("EXECUTE"):
             m.d.comb += self._writer.start.eq(1)  # for whoever writes
+            m.d.sync += x.words.eq(0)
             self._execute(m, new_session, same_run)
 
     def _execute(self, m, new_session, same_run):
@@ -142,24 +147,30 @@ class Endpoint(wiring.Component):
                         self._run_sequence[8].eq(0),
                         self._dropped.eq(0),
                     ]
-                x.answer(m, _IDENTITY_WORDS)
+                m.d.sync += x.words.eq(_IDENTITY_WORDS)
+                x.answer(m)
             with m.Case(Command.READ):
                 m.d.comb += self._reader.request.valid.eq(1)
                 m.d.sync += x.left.eq(x.length)
                 x.answer(m)
             with m.Case(Command.CRC):
                 m.d.comb += self._reader.request.valid.eq(1)
+                m.d.sync += x.words.eq(1)
                 m.next = "CRC"
             with m.Case(Command.STATUS):
-                x.answer(m, 5)
+                m.d.sync += x.words.eq(5)
+                x.answer(m)
             with m.Case(Command.COUNTERS):
-                x.answer(m, COUNTERS)
+                m.d.sync += x.words.eq(COUNTERS)
+                x.answer(m)
             with m.Case(Command.TIMESTAMPS):
-                x.answer(m, x.length << 1)
+                m.d.sync += x.words.eq(x.length << 1)
+                x.answer(m)
             with m.Case(Command.RUN):
+                m.d.sync += x.words.eq(1)
                 with m.If(x.repeated):
                     with m.If(same_run):
-                        x.answer(m, 1)
+                        x.answer(m)
                     with m.Else():
                         x.refuse(m, Refusal.BUSY)
                 with m.Elif(control.busy):
@@ -199,11 +210,10 @@ class Endpoint(wiring.Component):
 
     def _run_states(self, m):
         x, control = self._x, self.control
-        with m.State("START"):
-            with m.If(control.start.ready):
-                m.d.sync += [self._starting.eq(0), self._runs.eq(self._runs + 1),
-                             self._run_sequence.eq(Cat(x.sequence, Const(1)))]
-                x.answer(m, 1)
+        with m.State("START"), m.If(control.start.ready):
+            m.d.sync += [self._starting.eq(0), self._runs.eq(self._runs + 1),
+                         self._run_sequence.eq(Cat(x.sequence, Const(1)))]
+            x.answer(m)
 
         with m.State("QUIET"):
             x.count_on(m)
@@ -275,7 +285,7 @@ class Endpoint(wiring.Component):
             with m.If(reader.o.valid):
                 m.d.sync += x.word.eq(crc32_step(x.word, reader.o.payload))
                 with m.If(reader.last):
-                    x.answer(m, 1)
+                    x.answer(m)
 
     def _words(self, m):
         """What `x.word` becomes for a word of an answer; a CRC is there already."""

@@ -37,6 +37,9 @@ class Exchange:
         The request is executed, in this cycle, and cancels a run.
     refused : Signal(1), reason : Signal(3)
         The answer is a refusal, and its reason.
+    chooses : Signal(1)
+        It is state "WORD", from a register: `word` becomes the next word of the answer, which is
+        right in that state's last cycle, and not looked at before.
     words : Signal, index : Signal
         Words of the answer that are still to be sent, and the number of the next one.
     """
@@ -58,6 +61,7 @@ class Exchange:
         self.cancels = Signal()
         self.refused = Signal()
         self.reason = Signal(3)
+        self.chooses = Signal()
         self.words = Signal(range(COUNTERS + 1 + 2 * MAX_TIMESTAMPS))
         self.index = Signal.like(self.words)
 
@@ -70,7 +74,6 @@ class Exchange:
         m.d.sync += self.reason.eq(reason)
         m.next = state
 
-    def answer(self, m, words=0):
-        """Go and answer, with a number of words."""
-        m.d.sync += self.words.eq(words)
+    def answer(self, m):
+        """Go and answer; `words` says with how many."""
         m.next = "ANSWER"
