@@ -28,6 +28,7 @@ from .ports import (
     load_write_signature,
     scratchpad_latency,
 )
+from .slices import words_for
 
 __all__ = ["ArrayEngine"]
 
@@ -206,14 +207,14 @@ class ArrayEngine(wiring.Component):
         part_bits = min(word_bits, 8 * config.rows)
         m.submodules.weights = memory = Memory(shape=word_bits, depth=config.weight_words, init=[])
         write = memory.write_port(granularity=part_bits)
-        load = self.load
+        words = words_for(m, self.load, LoadTarget.WEIGHT)
         m.d.comb += [
-            load.ready.eq(1),
-            write.addr.eq(load.p.address),
-            write.data.eq(Cat(load.p.data[:part_bits] for _ in range(word_bits // part_bits))),
+            self.load.ready.eq(1),
+            write.addr.eq(words.address),
+            write.data.eq(Cat(words.data[:part_bits] for _ in range(word_bits // part_bits))),
         ]
-        with m.If(load.valid & (load.p.target == LoadTarget.WEIGHT)):
-            m.d.comb += write.en.eq(1 if len(write.en) == 1 else 1 << load.p.part)
+        with m.If(words.valid):
+            m.d.comb += write.en.eq(1 if len(write.en) == 1 else 1 << words.part)
 
         start = Signal()
         coming = Signal()

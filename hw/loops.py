@@ -4,7 +4,7 @@ from amaranth import Cat, Module, Mux, Signal
 from amaranth.lib import data, stream, wiring
 from amaranth.lib.wiring import In, Out
 
-__all__ = ["CheckedAddress", "LoopNest", "count_levels"]
+__all__ = ["CheckedAddress", "LoopNest"]
 
 
 class CheckedAddress:
@@ -34,19 +34,6 @@ class CheckedAddress:
         """Statements that give it a value, of which the upper bits are cut off."""
         return [self.value.eq(value),
                 self.outside.eq((value[:len(self.value)] >> self._inside_bits).any())]
-
-
-def count_levels(m, accept, taken, levels) -> None:
-    """Count the iterations of nested loops, from 1 on.
-
-    `accept` begins a nest, `taken` ends an iteration of its innermost loop. `levels`: of each loop,
-    from the innermost on, the number, and when with `taken` it goes on and begins again.
-    """
-    for number, step, restart in levels:
-        with m.If(accept | (taken & restart)):
-            m.d.sync += number.eq(1)
-        with m.Elif(taken & step):
-            m.d.sync += number.eq(number + 1)
 
 
 class LoopNest(wiring.Component):

@@ -111,7 +111,8 @@ def load_write_signature(config: Config) -> stream.Signature:
 
     `address` is the target memory's own word address (`LoadTarget` says how wide its words are),
     `part` counts the pieces of `rows` bytes inside a word that is wider than that; a memory whose
-    words are narrower takes only the low bytes, one word a transfer. Effective when accepted.
+    words are narrower takes only the low bytes, one word a transfer. Effective a cycle after it is
+    accepted, or two.
     """
     return stream.Signature(data.StructLayout({
         "target": LoadTarget, "address": 20, "part": 8, "data": 8 * config.rows}))
@@ -144,8 +145,9 @@ class ControlSignature(wiring.Signature):
     `busy`. `cancel`: pulse; a run in progress stops with `ErrorCode.CANCELLED`. `watchdog`: cycles
     without a retired instruction after which a run is stopped. `error`, `error_address` (byte
     address of the instruction) keep the last run's outcome.
-    `counter_value` is that of the counter `counter_index` in each cycle with `counter_ready`, one
-    of at most `COUNTERS`; timestamps appear one cycle after their index.
+    `counter_value` is that of the counter `counter_index`, one of at most `COUNTERS`, in each cycle
+    with `counter_ready`, when the index is the same as in the cycle before; timestamps appear one
+    cycle after their index.
     """
 
     def __init__(self, config: Config):

@@ -34,7 +34,7 @@ from .residual import (
     ADD_ZERO_STAGE,
     ResidualAdder,
 )
-from .slices import HoldRegister
+from .slices import HoldRegister, words_for
 
 __all__ = ["RESULTS", "PostProcessor", "Stages"]
 
@@ -240,7 +240,8 @@ class PostProcessor(wiring.Component):
         config, start = self._config, self._stages.requantize
         m.submodules.parameters = parameters = ParameterMemory(config)
         # The memory takes time, so the word is asked for before the requantizers want it.
-        address, load = self._issue.item.parameter, self.load.p
+        address = self._issue.item.parameter
+        words = words_for(m, self.load, LoadTarget.PARAMETER)
         for k in range(start - PARAMETER_LATENCY):
             delayed = Signal(address.shape(), name=f"parameter_{k + 1}")
             with m.If(self._valid[k]):
@@ -250,10 +251,8 @@ class PostProcessor(wiring.Component):
             parameters.address.eq(address),
             parameters.enable.eq(Cat(
                 self._valid[start - PARAMETER_LATENCY:start + ROUNDING_STAGE])),
-            parameters.write.valid.eq(self.load.valid & (load.target == LoadTarget.PARAMETER)),
-            parameters.write.address.eq(load.address),
-            parameters.write.part.eq(load.part),
-            parameters.write.data.eq(load.data),
+            *(getattr(parameters.write, name).eq(words[name])
+              for name in parameters.write.signature.members),
         ]
         if not config.table:
             m.d.comb += self.load.ready.eq(1)

@@ -1,10 +1,25 @@
 """Registers between streams, so that long chains of logic end at a boundary."""
 
-from amaranth import Module
-from amaranth.lib import stream, wiring
+from amaranth import Module, Mux, Signal
+from amaranth.lib import data, stream, wiring
 from amaranth.lib.wiring import In, Out
 
-__all__ = ["HoldRegister", "RegisterSlice"]
+__all__ = ["HoldRegister", "RegisterSlice", "words_for"]
+
+
+def words_for(m, load, target):
+    """What the load mover writes to a target, a cycle later: the fields of `load_write_signature`
+    with `valid`, in registers. From the mover to all blocks of a memory it is a long way.
+
+    An instruction that waits for the words' LOAD begins two cycles later than they are written.
+    """
+    words = Signal(data.StructLayout({"valid": 1, **load.p.shape().members}),
+                   name=f"words_for_{target.name.lower()}", reset_less=True)
+    m.d.sync += [
+        words.valid.eq(load.valid & (load.p.target == target)),
+        *(words[name].eq(load.p[name]) for name in load.p.shape().members),
+    ]
+    return words
 
 
 class RegisterSlice(wiring.Component):
@@ -25,22 +40,20 @@ class RegisterSlice(wiring.Component):
 
     def elaborate(self, platform):
         m = Module()
-        # What arrives while the output is held up, in the cycle in which `ready` falls.
-        spare = HoldRegister(self.i.payload.shape())
-        m.submodules.spare = spare
-        free = ~self.o.valid | self.o.ready
-        m.d.comb += [
-            self.i.ready.eq(spare.i.ready),
-            spare.i.payload.eq(self.i.payload),
-            spare.i.valid.eq(self.i.valid & ~free),
-            spare.o.ready.eq(free),
+        # What arrives while the output is held up, in the cycle in which `ready` falls. `ready` is
+        # a register beside `held`, its opposite: one for those who ask, one for what it chooses.
+        spare = Signal(self.i.payload.shape(), reset_less=True)
+        held, ready, free = Signal(), Signal(init=1), Signal()
+        m.d.comb += [self.i.ready.eq(ready), free.eq(~self.o.valid | self.o.ready)]
+        m.d.sync += [
+            held.eq(~free & (held | self.i.valid)),
+            ready.eq(free | ~(held | self.i.valid)),
+            self.o.valid.eq(held | self.i.valid | (self.o.valid & ~self.o.ready)),
         ]
+        with m.If(ready):
+            m.d.sync += spare.eq(self.i.payload)
         with m.If(free):
-            m.d.sync += self.o.valid.eq(spare.o.valid | self.i.valid)
-            with m.If(spare.o.valid):
-                m.d.sync += self.o.payload.eq(spare.o.payload)
-            with m.Else():
-                m.d.sync += self.o.payload.eq(self.i.payload)
+            m.d.sync += self.o.payload.eq(Mux(held, spare, self.i.payload))
         return m
 
 

@@ -28,6 +28,7 @@ from .ports import (
     load_write_signature,
     scratchpad_latency,
 )
+from .slices import words_for
 
 __all__ = ["VectorLanes", "VectorUnit"]
 
@@ -334,12 +335,12 @@ class VectorUnit(wiring.Component):
         words = config.vector_weight_words
         m.submodules.weights = memory = Memory(shape=8 * config.rows, depth=words, init=[])
         write = memory.write_port()
-        load = self.load
+        arrived = words_for(m, self.load, LoadTarget.VECTOR_WEIGHT)
         m.d.comb += [
-            load.ready.eq(1),
-            write.addr.eq(load.p.address),
-            write.data.eq(load.p.data),
-            write.en.eq(load.valid & (load.p.target == LoadTarget.VECTOR_WEIGHT)),
+            self.load.ready.eq(1),
+            write.addr.eq(arrived.address),
+            write.data.eq(arrived.data),
+            write.en.eq(arrived.valid),
         ]
 
         start = Signal()
