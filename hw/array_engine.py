@@ -109,13 +109,14 @@ class ArrayEngine(wiring.Component):
         # Loader: weight tiles into the shadow weights -------------------------------------------
         tile_ready = Signal()       # the tile of the next pass can be relied on
         tile_wrong = Signal()       # its address is out of range
+        tile_good = Signal()        # it is ready, and not wrong
         tile_taken = Signal()
         more_tiles = Signal()       # the instruction whose tile was taken last needs another one
         final_pass = Signal()
         self._elaborate_loader(
-            m, array, intake, more=more_tiles, ready=tile_ready, wrong=tile_wrong)
+            m, array, intake, more=more_tiles, ready=tile_ready, wrong=tile_wrong, good=tile_good)
         with m.If(tile_taken):
-            m.d.sync += [tile_ready.eq(0), more_tiles.eq(~final_pass)]
+            m.d.sync += [tile_ready.eq(0), tile_good.eq(0), more_tiles.eq(~final_pass)]
 
         # Issue: one pixel a cycle ---------------------------------------------------------------
         pixel = nest.o.p
@@ -131,9 +132,10 @@ class ArrayEngine(wiring.Component):
         m.d.comb += [
             final_pass.eq(pixel.final[_PIXEL_LEVELS:].all()),
             wrong_address.eq(pixel.outside | place.outside | (first & tile_ready & tile_wrong)),
-            request.valid.eq(nest.o.valid & (~first | tile_ready)),
+            request.valid.eq(nest.o.valid & (~first | tile_good)),
             request.payload.eq(pixel.address),
-            issued.eq(request.valid & request.ready & ~wrong_address & ~guard.busy),
+            issued.eq(request.valid & request.ready
+                      & ~(pixel.outside | place.outside | guard.busy)),
             nest.o.ready.eq(issued),
             tile_taken.eq(issued & first),
             guard.address.eq(word),
@@ -194,7 +196,7 @@ class ArrayEngine(wiring.Component):
                 m.d.comb += self.engine.error.eq(ErrorCode.LENGTH)
         return m
 
-    def _elaborate_loader(self, m, array, intake, *, more, ready, wrong):
+    def _elaborate_loader(self, m, array, intake, *, more, ready, wrong, good):
         """Weight memory, and the reading of tiles out of it, a row a cycle.
 
         A tile read begins in the cycle after `start`; two cycles later its first row is written
@@ -232,7 +234,7 @@ class ArrayEngine(wiring.Component):
         ]
         m.d.sync += coming.eq(start)
         with m.If(coming):
-            m.d.sync += ready.eq(1)
+            m.d.sync += [ready.eq(1), good.eq(~wrong)]
         with m.If(reading):
             m.d.sync += [row.eq(row + 1), address.eq(address + 1), reading.eq(~last_row)]
         with m.If(start):

@@ -69,6 +69,8 @@ class LoopNest(wiring.Component):
         address.
     idle : Out(1)
         `o` is not valid, and nothing is under way.
+    ends : Out(1)
+        What comes after this cycle's address has `final[0]`.
     renews : Out(1)
         What comes after this cycle's address, if anything does, is a new nest's first one. It is
         known early, unlike whether the address is taken: users that let it choose what their
@@ -94,6 +96,7 @@ class LoopNest(wiring.Component):
             }))),
             "renews": Out(1),
             "idle": Out(1),
+            "ends": Out(1),
         })
 
     def elaborate(self, platform):
@@ -139,6 +142,10 @@ class LoopNest(wiring.Component):
 
         # What is not valid, and counts and steps behind the last iteration, may be anything.
         single_counts = Cat(nest.counts[k] == 1 for k in range(self.levels))
+        following_final = [
+            Mux(self.renews, single_counts[k], Mux(final[k], single[k], upcoming[k] == counts[k]))
+            for k in range(self.levels)]
+        m.d.comb += self.ends.eq(following_final[0])
         with m.If(~valid | self.o.ready):
             m.d.sync += [
                 valid.eq(~self.renews | self.i.valid),
@@ -147,11 +154,8 @@ class LoopNest(wiring.Component):
                 first.eq(Mux(self.renews, ~0, last)),
             ]
             for k in range(self.levels):
-                with m.If(self.renews):
-                    m.d.sync += final[k].eq(single_counts[k])
-                with m.Elif(last[k - 1] if k else 1):
-                    m.d.sync += final[k].eq(
-                        Mux(final[k], single[k], upcoming[k] == counts[k]))
+                with m.If(self.renews | (last[k - 1] if k else 1)):
+                    m.d.sync += final[k].eq(following_final[k])
         with m.If(self.renews):
             m.d.sync += single.eq(single_counts)
             for k in range(self.levels):

@@ -101,7 +101,7 @@ class TableMemory(wiring.Component):
     """A table of 256 entries, with a copy a lane.
 
     A word of `rows` entries takes `rows` cycles to write, so that the copies are plain block RAM;
-    it is accepted in the last of them, and complete one cycle later.
+    it is accepted in the last of them, and complete two cycles later.
 
     Members
     -------
@@ -127,15 +127,22 @@ class TableMemory(wiring.Component):
 
     def elaborate(self, platform):
         m = Module()
+        last_position = self._config.rows - 1
         position = Signal(range(self._config.rows))
-        m.d.comb += self.write.ready.eq(position == self._config.rows - 1)
+        ready = Signal()  # it is the last one
+        m.d.comb += self.write.ready.eq(ready)
         with m.If(self.write.valid):
-            m.d.sync += position.eq(position + 1)
+            m.d.sync += [position.eq(position + 1), ready.eq(position == last_position - 1)]
+        # The word comes a long way; its entries are picked behind a register.
+        word, later_position = Signal(8 * self._config.rows), Signal.like(position)
+        later_address, arrived = Signal.like(self.write.address), Signal()
         entry, place, writes = Signal(8), Signal(8), Signal()
         m.d.sync += [
-            entry.eq(self.write.data.word_select(position, 8)),
-            place.eq(Cat(position, self.write.address)),
-            writes.eq(self.write.valid),
+            word.eq(self.write.data), later_position.eq(position),
+            later_address.eq(self.write.address), arrived.eq(self.write.valid),
+            entry.eq(word.word_select(later_position, 8)),
+            place.eq(Cat(later_position, later_address)),
+            writes.eq(arrived),
         ]
         for lane in range(self._config.lanes):
             cells = memory.Memory(shape=signed(8), depth=256, init=[])

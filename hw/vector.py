@@ -219,13 +219,14 @@ class VectorUnit(wiring.Component):
         # Loader: the weights of the next MAC pass ------------------------------------------------
         weights_ready = Signal()
         weights_wrong = Signal()
+        weights_good = Signal()     # they are ready, and not wrong
         weights_taken = Signal()
         more_weights = Signal()     # the instruction whose weights were taken last needs more
         final_pass = Signal()
         self._elaborate_loader(m, lanes, intake, more=more_weights, ready=weights_ready,
-                               wrong=weights_wrong)
+                               wrong=weights_wrong, good=weights_good)
         with m.If(weights_taken):
-            m.d.sync += [weights_ready.eq(0), more_weights.eq(~final_pass)]
+            m.d.sync += [weights_ready.eq(0), weights_good.eq(0), more_weights.eq(~final_pass)]
 
         # Issue: one word a cycle ------------------------------------------------------------------
         o = nest.o.p
@@ -233,20 +234,19 @@ class VectorUnit(wiring.Component):
         place = CheckedAddress(16, 1 << len(guard.address), "target")
         target = place.value
         overwrite = Signal()
-        until_value = Signal(4, reset_less=True)    # words before the next value, and
-        due = Signal(reset_less=True)               # whether there are none, known a cycle ahead
+        until_value = Signal(4, reset_less=True)    # words before the next value
         needs_weights = Signal(reset_less=True)     # it is the first word of a MAC pass
-        emits = Signal()
+        emits = Signal(reset_less=True)             # this word completes a value
         wrong_address = Signal()
         issued = Signal()
         m.d.comb += [
             final_pass.eq(o.final[_PASS_LEVELS:].all()),
-            emits.eq(Mux(reduce, o.last[0], due)),
             wrong_address.eq(o.outside | (emits & place.outside)
                              | (needs_weights & weights_ready & weights_wrong)),
-            request.valid.eq(nest.o.valid & (~needs_weights | weights_ready)),
+            request.valid.eq(nest.o.valid & (~needs_weights | weights_good)),
             request.payload.eq(o.address),
-            issued.eq(request.valid & request.ready & ~wrong_address & ~(emits & guard.busy)),
+            issued.eq(request.valid & request.ready & ~o.outside
+                      & ~(emits & (place.outside | guard.busy))),
             nest.o.ready.eq(issued),
             weights_taken.eq(issued & needs_weights),
             guard.address.eq(target),
@@ -263,7 +263,9 @@ class VectorUnit(wiring.Component):
             o.last[0], lead, Mux(emits, skip, until_value - 1))))
         with m.If(guard.moves):
             m.d.sync += [
-                until_value.eq(next_until), due.eq(next_until == 0),
+                until_value.eq(next_until),
+                emits.eq(Mux(Mux(nest.renews, held.reduce, reduce),
+                             nest.ends, next_until == 0)),
                 needs_weights.eq(Mux(nest.renews, held.mode != VectorMode.MAX,
                                      o.last[_PASS_LEVELS - 1] & ~maximum)),
                 place.eq(Mux(nest.renews, held.accumulator,
@@ -323,7 +325,7 @@ class VectorUnit(wiring.Component):
                 m.d.comb += self.engine.error.eq(ErrorCode.LENGTH)
         return m
 
-    def _elaborate_loader(self, m, lanes, intake, *, more, ready, wrong):
+    def _elaborate_loader(self, m, lanes, intake, *, more, ready, wrong, good):
         """Vector weight memory, and the reading of a pass's taps out of it, a word a cycle.
 
         A read begins in the cycle after `start`, and two cycles later its word is written into the
@@ -362,7 +364,7 @@ class VectorUnit(wiring.Component):
         with m.If(reading):
             m.d.sync += [tap.eq(tap + 1), address.eq(address + 1)]
             with m.If(tap == taps - 1):
-                m.d.sync += [reading.eq(0), ready.eq(1)]
+                m.d.sync += [reading.eq(0), ready.eq(1), good.eq(1)]
         with m.If(start):
             # A power of two: upper bits tell whether the last word is in the memory.
             last = Signal(18)
