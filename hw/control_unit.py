@@ -1,6 +1,6 @@
 """The part of the core that decides when instructions begin: fetch, sequencer and counters."""
 
-from amaranth import Module, ResetInserter
+from amaranth import DomainRenamer, Module
 from amaranth.lib import wiring
 from amaranth.lib.wiring import In, Out
 
@@ -9,7 +9,7 @@ from .counters import Counters, watched_ports
 from .fetch import Fetch
 from .head import ENGINE_LAYOUTS, engine_queues
 from .ports import ControlSignature, EngineSignature, MemoryReadSignature
-from .sequencer import Sequencer
+from .sequencer import Sequencer, add_run_domain
 
 __all__ = ["ControlUnit"]
 
@@ -62,7 +62,8 @@ class ControlUnit(wiring.Component):
         m.submodules.counters = counters = Counters(
             self._config, watched=self._watched)
         fetch = Fetch(self._config)
-        m.submodules.fetch = ResetInserter(sequencer.clear)(fetch)
+        add_run_domain(m, "fetching", sequencer.fresh)
+        m.submodules.fetch = DomainRenamer("fetching")(fetch)
         wiring.connect(m, fetch.read, wiring.flipped(self.read))
         m.d.comb += [
             self.clear.eq(sequencer.clear),

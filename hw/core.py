@@ -1,6 +1,6 @@
 """The accelerator core: control unit, engines, scratchpad and memory arbiter."""
 
-from amaranth import Cat, ClockDomain, ClockSignal, DomainRenamer, Module, Signal
+from amaranth import Cat, DomainRenamer, Module, Signal
 from amaranth.lib import wiring
 from amaranth.lib.wiring import Out
 
@@ -14,6 +14,7 @@ from .load import LoadMover
 from .ports import core_members
 from .post import PostProcessor
 from .scratchpad import Scratchpad
+from .sequencer import add_run_domain
 from .store import StoreMover
 from .vector import VectorUnit
 
@@ -60,10 +61,8 @@ class Core(wiring.Component):
         m.submodules.scratchpad = scratchpad = Scratchpad(config)
         m.submodules.arbiter = arbiter = MemoryArbiter(config, readers=3, writers=2)
 
-        # What a run leaves behind goes with the run. The engines have that reset and no other:
-        # anything in front of it would be in the way to thousands of registers.
-        m.domains.engines = domain = ClockDomain("engines", local=True)
-        m.d.comb += [domain.clk.eq(ClockSignal()), domain.rst.eq(control.fresh)]
+        # What a run leaves behind goes with the run.
+        add_run_domain(m, "engines", control.fresh)
         engines = {Queue.LOAD: LoadMover(config), Queue.ARRAY: ArrayEngine(config),
                    Queue.POST: PostProcessor(config), Queue.STORE: StoreMover(config)}
         if config.vector_taps:

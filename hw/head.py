@@ -61,7 +61,7 @@ def count_bits(config: Config) -> int:
 
 
 class Head(wiring.Component):
-    """Decodes, holds and issues the instructions of one queue.
+    """Decodes, holds and issues the instructions of one queue; its reset makes it ready for a run.
 
     Members
     -------
@@ -73,8 +73,6 @@ class Head(wiring.Component):
         There is no instruction here, and the queue has not ended.
     counts : In
         Instructions retired, a queue.
-    clear, begin : In(1)
-        Forget the instruction; forget also that the queue has ended.
     code : Out(ErrorCode)
         The engine's error, or DECODE when everything in front of an instruction that means nothing
         has retired.
@@ -100,8 +98,6 @@ class Head(wiring.Component):
             "beat_valid": In(1),
             "want": Out(1),
             "counts": In(data.ArrayLayout(count_bits(config), len(Queue))),
-            "clear": In(1),
-            "begin": In(1),
             "code": Out(ErrorCode),
             "idle": Out(1),
             "waiting": Out(1),
@@ -147,12 +143,10 @@ class Head(wiring.Component):
             self.retire.eq(self.engine.retire | end),
         ]
         m.d.sync += met.eq(valid & satisfied & ~bad & ~issue & ~end)
-        with m.If(issue | end | self.clear):
+        with m.If(issue | end):
             m.d.sync += valid.eq(0)
         with m.If(end):
             m.d.sync += self.ended.eq(1)
-        with m.If(self.begin):
-            m.d.sync += self.ended.eq(0)
 
         with m.If(self.engine.error != ErrorCode.NONE):
             m.d.comb += self.code.eq(self.engine.error)
@@ -171,8 +165,6 @@ class Head(wiring.Component):
             in_flight.eq(in_flight + issue - self.engine.retire),
             marks.eq(rest | Mux(issue & fields.mark, 1 << place, 0)),
         ]
-        with m.If(self.clear):
-            m.d.sync += [in_flight.eq(0), marks.eq(0), met.eq(0)]
         return m
 
     def _receive(self, m, bits, valid, wrong):

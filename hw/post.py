@@ -143,12 +143,18 @@ class PostProcessor(wiring.Component):
         return m
 
     def _context(self, m, name, stage, **fields):
-        """Values, by name with their expressions in the instruction, of the item in `stage`."""
+        """Values, by name with their expressions in the instruction, of the item in `stage`.
+
+        They are read a stage earlier and wait in registers, since arithmetic follows them.
+        """
         shapes = {field: value.shape() for field, value in fields.items()}
         m.submodules[name] = context = ContextMemory(shapes, slots(self._config))
-        m.d.comb += [context.put.eq(self._issue.begin), context.step.eq(self._last[stage])]
+        m.d.comb += [context.put.eq(self._issue.begin), context.step.eq(self._last[stage - 1])]
         m.d.comb += [context.values[field].eq(value) for field, value in fields.items()]
-        return context.current
+        current = Signal(context.current.shape(), name=f"{name}_{stage}")
+        with m.If(self._valid[stage - 1]):
+            m.d.sync += current.eq(context.current)
+        return current
 
     def _select(self, m):
         """Accumulators and operand bytes of the item's lanes, as they enter the pipeline."""

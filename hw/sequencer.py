@@ -1,6 +1,6 @@
 """The sequencer: starts instructions when their thresholds are met, ends runs, reports errors."""
 
-from amaranth import Array, Cat, Module, Mux, Signal
+from amaranth import Array, Cat, ClockDomain, ClockSignal, DomainRenamer, Module, Mux, Signal
 from amaranth.lib import data, stream, wiring
 from amaranth.lib.wiring import In, Out
 
@@ -10,7 +10,7 @@ from .head import ENGINE_LAYOUTS, Head, count_bits, engine_queues
 from .isa import INSTRUCTION_BYTES, ErrorCode, Queue
 from .ports import EngineSignature
 
-__all__ = ["Sequencer"]
+__all__ = ["Sequencer", "add_run_domain"]
 
 _QUEUES = len(Queue)
 
@@ -21,6 +21,17 @@ def _first(conditions):
     for k in reversed(range(len(conditions))):
         index = Mux(conditions[k], k, index)
     return index, Cat(*conditions).any()
+
+
+def add_run_domain(m, name, fresh):
+    """A local domain for what must not know of earlier runs: `fresh` is its reset.
+
+    Its registers have that reset and no other: anything in front of it would be in the way to
+    thousands of them.
+    """
+    domain = ClockDomain(name, local=True)
+    m.domains += domain
+    m.d.comb += [domain.clk.eq(ClockSignal()), domain.rst.eq(fresh)]
 
 
 class Sequencer(wiring.Component):
@@ -45,10 +56,10 @@ class Sequencer(wiring.Component):
     fetch_start, base, described, code, start_queue, list_start, want, beat, beat_valid, missing
         See `Fetch`.
     clear : Out(1), drained : In(1)
-        Reset of fetch; nothing of it and of the engines is left in the memory system.
+        What a run left behind is thrown away; nothing of it is left in the memory system.
     fresh : Out(1)
-        The same as `clear`, a register, and 1 in the cycle after the domain's reset as well:
-        thousands of registers' only reset, without logic in front.
+        The same as `clear`, and 1 in the cycle after the domain's reset as well: the reset of
+        `add_run_domain`, which nothing else waits for.
     begin : Out(1), running : Out(1)
         Pulse when a run starts; the run goes on.
     waiting, retired, marked : Out(5)
@@ -94,11 +105,12 @@ class Sequencer(wiring.Component):
         m = Module()
         counts = Array(Signal(count_bits(self._config), name=f"retired_{queue.name.lower()}")
                        for queue in Queue)
+        add_run_domain(m, "heads", self.fresh)
         heads = []
         codes = [Signal(ErrorCode, name=f"code_{queue.name.lower()}") for queue in Queue]
         for queue in Queue:
             head = Head(self._config, queue)
-            m.submodules[f"head_{queue.name.lower()}"] = head
+            m.submodules[f"head_{queue.name.lower()}"] = DomainRenamer("heads")(head)
             heads.append(head)
             engine = getattr(self, queue.name.lower(), None)
             if engine is not None:
@@ -106,8 +118,6 @@ class Sequencer(wiring.Component):
             m.d.comb += [
                 head.beat.eq(self.beat),
                 head.beat_valid.eq(self.beat_valid & (self.beat.queue == queue)),
-                head.clear.eq(self.clear),
-                head.begin.eq(self.begin),
                 *(head.counts[other].eq(counts[other]) for other in Queue),
                 self.want[queue].eq(head.want),
                 self.waiting[queue].eq(self.running & head.waiting),
@@ -168,13 +178,12 @@ class Sequencer(wiring.Component):
         m.d.sync += restarts.eq(self.retired.any())
         m.d.comb += [
             self.base.eq(base),
-            self.clear.eq(self.fresh),
             self.start_queue.eq(self.error_queue),
             self.busy.eq(1),
         ]
         flushing = Signal()
         in_front = Signal.like(counts[0])   # instructions to be added to the error's address
-        m.d.sync += self.fresh.eq(0)
+        m.d.sync += [self.fresh.eq(0), self.clear.eq(0)]
         with m.FSM(name="run"):
             with m.State("IDLE"):
                 m.d.comb += [
@@ -202,7 +211,7 @@ class Sequencer(wiring.Component):
                                  self.running.eq(0)]
                     m.next = "LOCATE"
                 with m.Elif(finished & ~self.log_pending):
-                    m.d.sync += [self.running.eq(0), self.fresh.eq(1)]
+                    m.d.sync += [self.running.eq(0), self.fresh.eq(1), self.clear.eq(1)]
                     m.next = "FLUSH"
             with m.State("LOCATE"):
                 # What retired in the cycle of the error was in front of it, and is counted by now.
@@ -211,13 +220,13 @@ class Sequencer(wiring.Component):
                                  in_front.eq(counts[self.error_queue])]
                 with m.Else():
                     m.d.sync += self.error_address.eq(base)
-                m.d.sync += self.fresh.eq(1)
+                m.d.sync += [self.fresh.eq(1), self.clear.eq(1)]
                 m.next = "FLUSH"
             with m.State("FLUSH"):
                 # What engines were about to ask for shows in `drained` one cycle later.
-                m.d.sync += [flushing.eq(1), self.fresh.eq(1), in_front.eq(0),
+                m.d.sync += [flushing.eq(1), self.fresh.eq(1), self.clear.eq(1), in_front.eq(0),
                              self.error_address.eq(self.error_address
                                                    + in_front * INSTRUCTION_BYTES)]
                 with m.If(flushing & self.drained):
-                    m.d.sync += [flushing.eq(0), self.fresh.eq(0)]
+                    m.d.sync += [flushing.eq(0), self.fresh.eq(0), self.clear.eq(0)]
                     m.next = "IDLE"
