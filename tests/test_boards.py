@@ -210,14 +210,18 @@ open("report.json", "w").write(outcome)
 """
 
 
-def _place(folder, outcomes):
+def _place(folder, outcomes, otherwise=None):
     """Place with seeds of these outcomes: a part of the clock, or how it fails."""
     asked = []
 
+    def command(seed, outcome):
+        return sys.executable, "-c", _PLACEMENT, str(seed), outcome
+
     def step(seed):
         asked.append(seed)
-        return flow.Step("placement", (sys.executable, "-c", _PLACEMENT, str(seed),
-                                       outcomes[seed - 1]), "top.tim", ("report.json", "top.tim"))
+        return flow.Step("placement", command(seed, outcomes[seed - 1]), "top.tim",
+                         ("report.json", "top.tim"),
+                         command(seed, otherwise) if otherwise else ())
 
     attempts = flow.place(step, folder, lambda: float((folder / "report.json").read_text()))
     assert {path.name for path in folder.iterdir()} >= {"report.json", "top.tim"}
@@ -240,14 +244,22 @@ def test_the_best_seed_is_kept_when_none_is_fast_enough(tmp_path, monkeypatch):
     assert reached == 0.9
 
 
+def test_what_cannot_be_fast_enough_is_routed_as_it_can_be(tmp_path, monkeypatch):
+    monkeypatch.setattr(flow, "_LOOK_SECONDS", 0.1)
+    attempts, reached = _place(tmp_path, ("diverges", "1.2"), otherwise="0.9")
+    assert [attempt.reached for attempt in attempts] == [0.9, 1.2]
+    assert reached == 1.2
+
+
 def test_nothing_is_left_when_no_seed_is_routed(tmp_path):
     with pytest.raises(BuildError, match="no place for seed 4"):
         _place(tmp_path, 4 * ("fails",))
 
 
 def test_routing_that_comes_nearer_is_waited_for():
-    def log(counts):
-        return "".join(f"Info: iter={k} wires=5 overused={count} overuse=1\n"
+    def log(counts, slow=None):
+        late = "" if slow is None else f" tmgfail={slow}"
+        return "".join(f"Info: iter={k} wires=5 overused={count} overuse=1{late} archfail=NA\n"
                        for k, count in enumerate(counts, 1))
 
     assert not flow._routing_diverges("")
@@ -255,6 +267,9 @@ def test_routing_that_comes_nearer_is_waited_for():
     assert "50 wires" in flow._routing_diverges(log([50, *30 * [201]]))
     assert not flow._routing_diverges(log([50, *30 * [201], 40]))
     assert not flow._routing_diverges(log([50, *30 * [201], 200]))
+    assert not flow._routing_diverges(log([50, 1, *99 * [2]]))
+    assert not flow._routing_diverges(log([50, 1, *59 * [2]], slow=7))
+    assert "8 wires stay too slow" in flow._routing_diverges(log([50, 1, *60 * [2]], slow=7))
 
 
 def test_a_vendors_tool_that_is_missing_leaves_a_project(tmp_path, monkeypatch, capsys):
