@@ -51,12 +51,12 @@ _LEAST_BLOCK_WORDS = 64
 _ROOM = {"ecp5": 0.9, "gowin": 0.9, "ice40": 0.95}
 """Of the look-up tables that may be used: fuller chips are not placed and routed."""
 
-_TOGETHER = (0.98, 0.835)
+_TOGETHER = (0.965, 0.87)
 """Look-up tables and flip-flops of whole designs over the sum of their parts: nextpnr's counts for
 8x4 and 16x8 cores."""
 
 _SEQUENTIAL = {
-    "iCE40UP5K": Resources(4_871, 1_749, 8, 28),
+    "iCE40UP5K": Resources(4_955, 1_822, 8, 28),
     "GW1NR-9C": Resources(3_982, 2_046, 16, 26),
 }
 """What the preset of the sequential core takes, by device, as nextpnr counts: an iCE40's logic
