@@ -57,7 +57,7 @@ _TOGETHER = (0.965, 0.87)
 
 _SEQUENTIAL = {
     "iCE40UP5K": Resources(4_955, 1_822, 8, 28),
-    "GW1NR-9C": Resources(3_982, 2_046, 16, 26),
+    "GW1NR-9C": Resources(4_128, 2_114, 16, 26),
 }
 """What the preset of the sequential core takes, by device, as nextpnr counts: an iCE40's logic
 cells are each a LUT, an adder and a flip-flop. Its shape is fixed, so that only memories differ."""

@@ -18,13 +18,13 @@ SHAPES = {
                                     "weight_words": 2048}),
 }
 BUILT = {
-    "orangecrab-25f": {"LUT": 14_751, "FF": 9_802, "multipliers": 28, "block RAM": 52},
-    "orangecrab-85f": {"LUT": 28_529, "FF": 17_456, "multipliers": 144, "block RAM": 171},
+    "orangecrab-25f": {"LUT": 14_896, "FF": 10_353, "multipliers": 28, "block RAM": 52},
+    "orangecrab-85f": {"LUT": 28_104, "FF": 18_605, "multipliers": 144, "block RAM": 171},
     "ulx3s-85f": {"LUT": 27_994, "FF": 18_831, "multipliers": 144, "block RAM": 146},
     "ulx3s-12f": {"LUT": 14_666, "FF": 10_660, "multipliers": 28, "block RAM": 50},
     "icebreaker": {"LUT": 4_955, "multipliers": 8, "block RAM": 28},
     "tang-nano-20k": {"LUT": 11_211, "FF": 7_593, "multipliers": 24, "block RAM": 37},
-    "tang-nano-9k": {"LUT": 3_982, "FF": 2_046, "multipliers": 16, "block RAM": 26},
+    "tang-nano-9k": {"LUT": 4_128, "FF": 2_114, "multipliers": 16, "block RAM": 26},
     "ulx3s-12f 8x4": {"LUT": 20_075, "FF": 12_808, "multipliers": 28, "block RAM": 56},
 }
 """What nextpnr counted after packing (TRELLIS_COMB is a LUT); the last one was not routed."""
