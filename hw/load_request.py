@@ -7,8 +7,8 @@ from amaranth.lib.wiring import In, Out
 from .compare import exceeds
 from .config import Config
 from .isa import ErrorCode, Fill, Load, LoadTarget
+from .loops import count_loops
 from .ports import MemoryReadSignature, instruction_layout
-from .walk import count_loops
 
 __all__ = ["LOAD_BURST_BEATS", "LOAD_LAYOUT", "LOAD_WINDOW_BEATS", "ROW_LAYOUT", "LoadRequester",
            "chunk_layout"]

@@ -9,6 +9,7 @@ from amaranth.lib.wiring import In, Out
 from .align import Packer, piece_layout, word_layout
 from .config import Config
 from .isa import ErrorCode, Store
+from .loops import count_loops
 from .ports import (
     EngineSignature,
     ScratchpadReadSignature,
@@ -17,7 +18,6 @@ from .ports import (
     scratchpad_latency,
 )
 from .slices import RegisterSlice
-from .walk import count_loops
 
 __all__ = ["StoreMover"]
 
