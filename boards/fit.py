@@ -151,6 +151,8 @@ def _parts(board: Board, config: Config) -> Iterator[tuple[float, float]]:
     yield 340 + (5 + 7.6 * ways) * rows * config.scratchpad_banks, 40 + registers * rows
     yield 550, 690                                                    # the array's engine
     yield 16 * rows * columns, 31 * rows * columns                    # its cells
+    if config.paired_bits == 8:
+        yield 43 * rows * columns, 25 * rows * columns                # products that overlap
     yield 167 * columns, 136 * columns + 32 * lanes                   # its accumulators
     if config.vector_taps:
         yield 560, 700

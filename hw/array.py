@@ -1,10 +1,11 @@
 """The systolic array: weight-stationary int8 multiply-accumulate cells."""
 
-from amaranth import Cat, Const, Module, Signal, signed
+from amaranth import Const, Module, Signal, signed
 from amaranth.lib import data, wiring
 from amaranth.lib.wiring import In, Out
 
 from .multiplier import has_multipliers, registered_product
+from .pairs import KNOWN_BITS, SEPARATING, pair, separate, separate_overlapping
 
 __all__ = ["TAG_LEAD", "SystolicArray", "partial_sum_width"]
 
@@ -25,21 +26,6 @@ def _groups(word):
 def _byte(groups, index):
     """Byte `index` of a word cut by `_groups`."""
     return groups[index // 8].word_select(index % 8, 8)
-
-
-_PAIR_BITS = 12
-"""Distance of two products in a shared multiplier: -128 * -8 needs 12 bits with its sign."""
-
-
-def _pair(low, high):
-    """Two int4 weights as one factor: high * 2**12 + low."""
-    return Cat(low, low[3].replicate(_PAIR_BITS - 4), high.as_signed() - low[3]).as_signed()
-
-
-def _separate(product):
-    """The two products of an activation and a pair; a negative lower one has borrowed."""
-    low = product[:_PAIR_BITS].as_signed()
-    return low, product[_PAIR_BITS:].as_signed() + product[_PAIR_BITS - 1]
 
 
 def _register(shape, name):
@@ -65,8 +51,9 @@ class SystolicArray(wiring.Component):
         Geometry of the array.
     tag : shape-like
         What travels beside a pixel.
-    paired : bool
-        Two neighbouring columns share a multiplier; their weights must be in [-8, 7].
+    paired_bits : int
+        Where two neighbouring columns share a multiplier, the bits of a weight, 4 or 8: those of 4
+        bits must be in [-8, 7], and those of 8 take a cycle more. 0 where none do.
 
     Members
     -------
@@ -83,12 +70,12 @@ class SystolicArray(wiring.Component):
         Cycles from a pixel to its `sums`.
     """
 
-    def __init__(self, rows: int, columns: int, tag, *, paired: bool = False):
-        self.paired = paired
+    def __init__(self, rows: int, columns: int, tag, *, paired_bits: int = 0):
+        self.paired_bits = paired_bits
         self.rows = rows
         self.columns = columns
         self.width = partial_sum_width(rows)
-        self.latency = rows + 2
+        self.latency = rows + 2 + SEPARATING[paired_bits]
         self.tag_shape = tag
         super().__init__({
             "i": In(wiring.Signature({
@@ -115,10 +102,8 @@ class SystolicArray(wiring.Component):
             with m.If(self.load.valid & (self.load.row == r)):
                 m.d.sync += [shadow[g].eq(loaded[g]) for g in range(len(loaded))]
             multiply = self._primitives if has_multipliers(platform) else self._logic
-            products = []
-            for product in multiply(m, platform, r, _byte(skewed, r).as_signed(), shadow,
-                                    valid=valid, first=first):
-                products += _separate(product) if self.paired else [product]
+            products = self._separated(m, multiply(
+                m, platform, r, _byte(skewed, r).as_signed(), shadow, valid=valid, first=first))
             sums = [_register(signed(self.width), f"sum_{r}_{c}") for c in range(self.columns)]
             m.d.sync += [sums[c].eq(above[c] + product if r else product)
                          for c, product in enumerate(products)]
@@ -139,7 +124,11 @@ class SystolicArray(wiring.Component):
                 first, skewed = following_first, copies
             valid = following
 
-        for r in range(self.rows):
+        for r in range(self.rows, self.latency - TAG_LEAD):
+            following = Signal(name=f"valid_{r + 1}")
+            m.d.sync += following.eq(valid)
+            valid = following
+        for r in range(self.latency - TAG_LEAD):
             next_tag = _register(self.tag_shape, f"tag_{r + 1}")
             m.d.sync += next_tag.eq(tag)
             tag = next_tag
@@ -150,29 +139,67 @@ class SystolicArray(wiring.Component):
         ]
         return m
 
-    def _factor(self, weights, c):
-        """What the multiplier of column `c`, or of it and its neighbour, multiplies by."""
-        if self.paired:
-            return _pair(_byte(weights, c)[:4], _byte(weights, c + 1)[:4])
-        return _byte(weights, c).as_signed()
+    def _separated(self, m, multiplied):
+        """The products of each column, of what the row's multipliers made."""
+        products = []
+        for product, known in multiplied:
+            if known is not None:
+                both = separate_overlapping(m, product, known)
+                registers = [_register(signed(16), f"{product.name}_{part}")
+                             for part in ("low", "high")]
+                m.d.sync += [register.eq(value)
+                             for register, value in zip(registers, both, strict=True)]
+                products += registers
+            else:
+                products += separate(product) if self.paired_bits else [product]
+        return products
+
+    def _factors(self, weights):
+        """What each multiplier multiplies by: its first column's number, the factor, and the weight
+        of whose product some bits have to be known."""
+        if not self.paired_bits:
+            for c in range(self.columns):
+                yield c, _byte(weights, c).as_signed(), None
+            return
+        for c in range(0, self.columns, 2):
+            low, high = (_byte(weights, k)[:self.paired_bits] for k in (c, c + 1))
+            yield c, pair(low, high), high[:KNOWN_BITS] if self.paired_bits == 8 else None
 
     def _logic(self, m, platform, r, activation, shadow, *, valid, first):
-        """Products of row `r`, two cycles behind the activation; its registers serve all columns,
-        and the active weights share signals, as simulators like it."""
+        """Products of row `r`, two cycles behind the activation, each with the bits that are known
+        of its upper half, or None; its registers serve all columns, and the active weights share
+        signals, as simulators like it."""
         held = _register(signed(8), f"activation_{r}")
         active = [_register(len(group), f"weights_{r}_{g}") for g, group in enumerate(shadow)]
         with m.If(valid):
             m.d.sync += held.eq(activation)
         with m.If(valid & first):
             m.d.sync += [active[g].eq(shadow[g]) for g in range(len(shadow))]
-        for c in range(0, self.columns, 2 if self.paired else 1):
-            product = _register(signed(24 if self.paired else 16), f"product_{r}_{c}")
-            m.d.sync += product.eq(held * self._factor(active, c))
-            yield product
+        for c, factor, known in self._factors(active):
+            product = _register((held * factor).shape(), f"product_{r}_{c}")
+            m.d.sync += product.eq(held * factor)
+            yield product, None if known is None else self._known(m, product, held, known)
 
     def _primitives(self, m, platform, r, activation, shadow, *, valid, first):
         """The same from multipliers that have these registers inside."""
-        for c in range(0, self.columns, 2 if self.paired else 1):
-            yield registered_product(
-                m, platform, "array", f"product_{r}_{c}", activation, self._factor(shadow, c),
+        if self.paired_bits == 8:
+            held = _register(KNOWN_BITS, f"activation_{r}")
+            with m.If(valid):
+                m.d.sync += held.eq(activation)
+        for c, factor, known in self._factors(shadow):
+            product = registered_product(
+                m, platform, "array", f"product_{r}_{c}", activation, factor,
                 enable=Const(1), a_enable=valid, b_enable=valid & first)
+            if known is None:
+                yield product, None
+                continue
+            weight = _register(KNOWN_BITS, f"weight_{r}_{c}")
+            with m.If(valid & first):
+                m.d.sync += weight.eq(known)
+            yield product, self._known(m, product, held, weight)
+
+    def _known(self, m, product, held, weight):
+        """The lowest bits of `held * weight`, beside the product that they belong to."""
+        known = _register(KNOWN_BITS, f"{product.name}_known")
+        m.d.sync += known.eq(held[:KNOWN_BITS] * weight)
+        return known

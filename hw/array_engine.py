@@ -84,7 +84,8 @@ class ArrayEngine(wiring.Component):
         tag = data.StructLayout({
             "address": range(2 * config.accumulator_words), "overwrite": 1, "last": 1})
         m.submodules.array = array = SystolicArray(
-            config.rows, config.columns, tag, paired=config.paired_columns)
+            config.rows, config.columns, tag,
+            paired_bits=config.paired_bits)
         m.submodules.nest = nest = LoopNest(_LEVELS, words=config.scratchpad_words)
         m.submodules.guard = guard = HazardGuard(tag["address"].width, 3)
         m.submodules.accumulator = accumulator = AccumulatorMemory(

@@ -60,7 +60,8 @@ class Config:
     weight_bits
         8, or 4 to store weights two to a byte.
     paired_columns
-        Two neighbouring columns share a multiplier, which needs weights of 4 bits.
+        Two neighbouring columns share a multiplier (`hw/pairs.py`), which has to be one of 18x18
+        bits: not iCE40's, and Gowin's are as well two of 9x9.
     memory_bytes_per_beat
         Width of the main memory port.
     memory_size
@@ -138,9 +139,6 @@ class Config:
             raise ConfigError(f'bias must be "exact" or "int32", not "{self.bias}"')
         if self.weight_bits not in (4, 8):
             raise ConfigError(f"weight_bits must be 4 or 8, not {self.weight_bits}")
-        if self.paired_columns and self.weight_bits != 4:
-            raise ConfigError("paired_columns needs weight_bits = 4, not 8: two products of int8 "
-                              "weights do not fit into one multiplier")
         if not 1 << 12 <= self.memory_size <= 1 << 31:
             raise ConfigError("memory_size must be between 4 KiB and 2 GiB, not "
                               f"{self.memory_size}")
@@ -234,6 +232,11 @@ class Config:
         return self.rows * self.columns // (2 if self.paired_columns else 1)
 
     @property
+    def paired_bits(self) -> int:
+        """Bits of the weights that share a multiplier of the array; 0 where none do."""
+        return self.weight_bits if self.paired_columns else 0
+
+    @property
     def onchip_bytes(self) -> dict[str, int]:
         """Bytes of each on-chip memory."""
         record_bits = 32 + 6 + self.multiplier_bits + (25 if self.bias == "exact" else 0)
@@ -307,6 +310,11 @@ PRESETS: dict[str, Config] = {
         weight_words=4096, accumulator_words=256, parameter_words=256,
         vector_taps=1, vector_accumulator_words=256, vector_weight_words=256,
         memory_bytes_per_beat=4, memory_size=32 << 20, sdram="MT48LC16M16A2-7E", clock_mhz=70.0),
+    "ulx3s-85f-16x16": Config(
+        rows=16, columns=16, paired_columns=True, lanes=2, scratchpad_banks=1,
+        scratchpad_bank_words=8192, weight_words=4096, accumulator_words=256, parameter_words=256,
+        vector_taps=1, vector_accumulator_words=256, vector_weight_words=256,
+        memory_bytes_per_beat=4, memory_size=32 << 20, sdram="MT48LC16M16A2-7E", clock_mhz=60.0),
     "ulx3s-85f-int4": Config(
         rows=16, columns=16, weight_bits=4, paired_columns=True, lanes=2, scratchpad_banks=1,
         scratchpad_bank_words=8192, weight_words=4096, accumulator_words=256, parameter_words=256,

@@ -56,6 +56,11 @@ CONFIGS: dict[str, Config] = {
         weight_words=128, accumulator_words=32, parameter_words=16, weight_bits=4,
         paired_columns=True, vector_accumulator_words=16, vector_weight_words=16,
         memory_size=1 << 16),
+    "shared": Config(
+        rows=8, columns=4, lanes=1, scratchpad_banks=1, scratchpad_bank_words=512,
+        weight_words=64, accumulator_words=32, parameter_words=16, paired_columns=True,
+        vector_accumulator_words=16, vector_weight_words=16, memory_bytes_per_beat=4,
+        memory_size=1 << 16),
 }
 """Configurations worth trying: presets, and shapes whose sizes and options all differ."""
 

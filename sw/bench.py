@@ -215,8 +215,8 @@ def print_bench(console: Console, result: dict[str, Any]) -> None:
           percent(row["utilization"]) if row["macs"] else "", row["bytes"],
           *(row["stalls"][cause] for cause in causes)) for row in result["layers"]]))
     if config["paired_columns"]:
-        console.print("two columns share a multiplier: every multiplier does two int4 products a "
-                      "cycle, and utilization can reach 200 %")
+        console.print("two columns share a multiplier: every multiplier does two products a cycle, "
+                      "and utilization can reach 200 %")
     console.print(
         f"total {total['macs']:,} MACs in {total['cycles']:,} cycles (predicted "
         f"{total['predicted_cycles']:,}): {percent(total['utilization'])} of the array; "

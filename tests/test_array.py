@@ -8,14 +8,14 @@ from systolith.hw.config import Config
 from systolith.sim.bench import run_bench
 
 
-@pytest.mark.parametrize(("rows", "columns", "paired"), [
-    (4, 4, False), (16, 8, False), (4, 8, False), (16, 16, False), (4, 4, True), (8, 16, True)])
-def test_array(rows, columns, paired):
-    array = SystolicArray(rows, columns, 10, paired=paired)
-    assert array.latency == rows + 2
+@pytest.mark.parametrize(("rows", "columns", "paired_bits"), [
+    (4, 4, 0), (16, 8, 0), (4, 8, 0), (16, 16, 0), (4, 4, 4), (8, 16, 4), (8, 4, 8), (4, 16, 8)])
+def test_array(rows, columns, paired_bits):
+    array = SystolicArray(rows, columns, 10, paired_bits=paired_bits)
+    assert array.latency == rows + (3 if paired_bits == 8 else 2)
     run_bench(array, "benches.array_bench", parameters={
         "rows": rows, "columns": columns, "latency": array.latency,
-        "limit": 8 if paired else 128})
+        "limit": 8 if paired_bits == 4 else 128})
 
 
 @pytest.mark.parametrize("rows", [4, 8, 16, 32, 64])
@@ -33,8 +33,11 @@ def test_partial_sums_cannot_overflow(rows):
      "weight_bits": 4},
     {"rows": 8, "columns": 4, "lanes": 1, "accumulator_words": 16, "weight_words": 64,
      "weight_bits": 4, "paired_columns": True},
+    {"rows": 8, "columns": 8, "lanes": 1, "accumulator_words": 32, "weight_words": 128,
+     "paired_columns": True},
     {"rows": 4, "columns": 16, "lanes": 1, "accumulator_words": 16, "weight_words": 64},
-], ids=lambda geometry: f"{geometry['rows']}x{geometry['columns']}")
+], ids=lambda geometry: f"{geometry['rows']}x{geometry['columns']}"
+    f"{'-paired' * geometry.get('paired_columns', False)}")
 def test_array_engine(geometry):
     config = Config(**{"scratchpad_banks": 1, **geometry}, scratchpad_bank_words=256)
     run_bench(ArrayEngine(config), "benches.array_engine_bench", parameters={

@@ -10,6 +10,7 @@ from typing import NamedTuple
 
 from systolith.hw.config import Config
 from systolith.hw.isa import Array, Post, PostSource, Vector
+from systolith.hw.pairs import SEPARATING
 
 from .slowing import slowed
 
@@ -53,7 +54,7 @@ def additions(config: Config, instruction: Array | Vector, begin: int, end: int)
         share = pixels / cycles
         begin = end - pixels - (passes - 1) * cycles
         half = int(instruction.accumulator >= config.accumulator_words)
-        delay = _ARRAY_DELAY + config.rows
+        delay = _ARRAY_DELAY + config.rows + SEPARATING[config.paired_bits]
     else:
         passes = instruction.count_2 * instruction.count_3
         cycles = (end - begin) // passes

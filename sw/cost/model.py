@@ -23,6 +23,7 @@ from systolith.hw.isa import (
     Vector,
     VectorMode,
 )
+from systolith.hw.pairs import SEPARATING
 from systolith.hw.ports import scratchpad_latency
 
 from .accumulating import Additions, additions, half_read, read_end
@@ -257,7 +258,8 @@ class _Model:
                 end = self._passes(time, self.ready[queue] or 0, instruction)
                 self.passes.append((time, end, instruction))
                 self.added.append(additions(self.config, instruction, time, end))
-                return self._retire(queue, end - time, end, end + self.config.rows)
+                return self._retire(queue, end - time, end, end + self.config.rows
+                                    + SEPARATING[self.config.paired_bits])
             case Vector():
                 self.begun[queue], self.left[queue] = self._weights(time, instruction)
                 self._forget(time)
