@@ -60,11 +60,11 @@ def build_board(board: Board, config: Config | None = None, *, folder: Path,
                 progress: Callable[[str], None] = lambda text: None) -> dict[str, Any]:
     """Build a bitstream in `folder`, or find the one that is there.
 
-    Returns what `systolith build --json` writes: `board`, `config`, `bitstream` (path, or None
-    where `folder` holds a project for a vendor's tool that is not there), `identity` (hex),
-    `crossings` (of `netlist_checks.crossings`, where they were looked for), `fmax_mhz` and
-    `target_mhz` by clock, `placements` (the `flow.Attempt` of each seed), `utilization` by
-    resource, `multipliers`, `peak_gops`, `seconds`.
+    Returns what `systolith build --json` writes: `name` (the folder's), `board`, `config`,
+    `bitstream` (path, or None where `folder` holds a project for a vendor's tool that is not
+    there), `identity` (hex), `crossings` (of `netlist_checks.crossings`, where they were looked
+    for), `fmax_mhz` and `target_mhz` by clock, `placements` (the `flow.Attempt` of each seed),
+    `utilization` by resource, `multipliers`, `peak_gops`, `seconds`.
 
     Raises `BuildError` when a tool fails, and `ConfigError` when the board cannot have `config`.
     """
@@ -102,6 +102,7 @@ def _build(board: Board, config: Config, name: int, folder: Path,
                 found = check_crossings(folder / "top.json")
     bitstream = folder / _PRODUCTS[board.family]
     result = {
+        "name": folder.name,
         "board": board.name,
         "config": config.to_dict(),
         "bitstream": str(bitstream) if steps else None,
@@ -123,6 +124,7 @@ def _finished(result_file: Path, name: int) -> dict[str, Any] | None:
     try:
         result = json.loads(result_file.read_text())
         untouched = (result["identity"] == f"{name:016x}"
+                     and result["name"] == result_file.parent.name
                      and result["bitstream_sha256"] == _sha256(Path(result["bitstream"])))
     except (OSError, ValueError, KeyError, TypeError):
         return None
@@ -209,5 +211,5 @@ def check_timing(result: dict[str, Any]) -> None:
             for clock, target in result["target_mhz"].items()
             if result["fmax_mhz"][clock] < target]
     if slow:
-        raise BuildError(f"{result['board']} misses its timing ({', '.join(slow)}): lower "
+        raise BuildError(f"{result['name']} misses its timing ({', '.join(slow)}): lower "
                          "clock_mhz in its configuration")

@@ -7,10 +7,11 @@ from typing import Any
 
 from rich.console import Console
 
+from systolith.boards.board import Board
 from systolith.boards.build import board_named, build_board, check_timing
 from systolith.boards.catalog import BOARDS
 from systolith.boards.fit import CAPACITY, check_fit
-from systolith.hw.config import load_config
+from systolith.hw.config import PRESETS, load_config
 
 from .errors import BuildError, ConfigError, MissingExtraError
 from .summary import layer_table
@@ -23,7 +24,8 @@ _PROGRAM_SECONDS = 120.0
 
 def build_boards(name: str, config: str | None, folder: Path, *, program: bool,
                  console: Console, table: Path | None = None) -> Any:
-    """Build one board, or `all`, each in a folder of its name; print and return the results.
+    """Build one board, or `all` with their further presets, each in a folder of its own (`_name`);
+    print and return the results.
 
     `table` is a Markdown file, whose table of builds (`write_table`) gets what was built. Raises
     `BuildError` when a tool fails or a board misses its timing, after all have been built and
@@ -31,16 +33,19 @@ def build_boards(name: str, config: str | None, folder: Path, *, program: bool,
     """
     if name == "all" and (program or config is not None):
         raise ConfigError("--program and --config are for one board: name it instead of 'all'")
-    boards = list(BOARDS.values()) if name == "all" else [board_named(name)]
-    chosen = None if config is None else load_config(config)
+    builds = ([(board, preset) for board in BOARDS.values()
+               for preset in (board.name, *board.further)] if name == "all"
+              else [(board_named(name), config or name)])
     results, failed = [], []
     with console.status(name) as status:
-        for board in boards:
+        for board, chosen in builds:
+            own = _name(board, chosen)
             try:
-                results.append(build_board(board, chosen, folder=folder.resolve() / board.name,
-                                           progress=status.update))
+                results.append(build_board(
+                    board, load_config(chosen), folder=folder.resolve() / own,
+                    progress=status.update))
             except BuildError as error:
-                failed.append(f"{board.name}: {error}")
+                failed.append(f"{own}: {error}")
     if results:
         print_builds(console, results)
     if table is not None:
@@ -50,12 +55,18 @@ def build_boards(name: str, config: str | None, folder: Path, *, program: bool,
     for result in results:
         check_timing(result)
     if program and results[0]["bitstream"] is None:
-        raise MissingExtraError(f"{boards[0].title} has no bitstream: install Vivado, which builds "
-                                "it")
+        raise MissingExtraError(f"{builds[0][0].title} has no bitstream: install Vivado, which "
+                                "builds it")
     if program:
-        load_bitstream(boards[0], Path(results[0]["bitstream"]))
+        load_bitstream(builds[0][0], Path(results[0]["bitstream"]))
         console.print(f"loaded {results[0]['bitstream']}")
     return results if name == "all" else results[0]
+
+
+def _name(board: Board, config: str) -> str:
+    """A build's name: the board's, with the configuration's where that is another one's."""
+    own = config in PRESETS and config.startswith(board.name)
+    return config if own else f"{board.name}-{Path(config).stem}"
 
 
 def fit_boards(name: str, config: str | None, *, console: Console) -> Any:
@@ -90,7 +101,7 @@ def print_builds(console: Console, results: list[dict[str, Any]]) -> None:
     console.print(layer_table(
         "bitstreams (built by open tools, not run on a board)",
         ["board", "core", "resources", "clock MHz", "peak GOPS", "seconds", "identity"],
-        [[result["board"], f"{result['config']['rows']}x{result['config']['columns']}",
+        [[result["name"], f"{result['config']['rows']}x{result['config']['columns']}",
           _amounts(result["utilization"], "used"),
           ", ".join(f"{clock} {mhz:g} of {result['target_mhz'][clock]:g}"
                     for clock, mhz in result["fmax_mhz"].items()),
@@ -99,7 +110,7 @@ def print_builds(console: Console, results: list[dict[str, Any]]) -> None:
         where = result["bitstream"] or (
             "a project for Vivado, which is not installed here: unbuilt; run vivado -mode batch "
             "-source top.tcl in its folder")
-        console.print(f"{result['board']}: {where}", soft_wrap=True)
+        console.print(f"{result['name']}: {where}", soft_wrap=True)
 
 
 def write_table(path: Path, results: list[dict[str, Any]]) -> None:
@@ -121,7 +132,7 @@ def write_table(path: Path, results: list[dict[str, Any]]) -> None:
                               for clock, asked in result["target_mhz"].items()),
                              key=lambda pair: abs(pair[1] - result["config"]["clock_mhz"]))
         lines.append("| " + " | ".join([
-            result["board"], f"{result['config']['rows']}×{result['config']['columns']}",
+            result["name"], f"{result['config']['rows']}×{result['config']['columns']}",
             *amounts, f"{reached:g} of {asked:g}", f"{result['peak_gops']:g}",
             f"{result['seconds']:.0f}"]) + " |")
     try:
@@ -135,7 +146,7 @@ def write_table(path: Path, results: list[dict[str, Any]]) -> None:
                           f"{error.strerror}") from None
 
 
-def load_bitstream(board: Any, bitstream: Path) -> None:
+def load_bitstream(board: Board, bitstream: Path) -> None:
     """Load a bitstream into a board that is plugged in.
 
     Raises `MissingExtraError` when the tool for it is not installed, and `BuildError` with what to

@@ -5,6 +5,7 @@ from amaranth.lib import wiring
 from amaranth.lib.memory import Memory
 from amaranth.lib.wiring import In, Out
 
+from systolith.hw.array import TAG_LEAD, SystolicArray
 from systolith.hw.config import PRESETS
 from systolith.hw.multiplier import MultiplierBudget, registered_product
 from systolith.hw.registered_memory import RegisteredMemory
@@ -12,7 +13,7 @@ from systolith.hw.registered_memory import RegisteredMemory
 __all__ = ["INPUTS", "MEMORIES", "OUTPUTS", "REGISTERED", "Parts", "add_memory"]
 
 INPUTS = 256
-OUTPUTS = 304
+OUTPUTS = 340
 
 MEMORIES = (
     # bits a word, words, bits that are written together, whether a port reads and writes
@@ -83,6 +84,7 @@ class Parts(wiring.Component):
                 (0, (20, 18), (40, 18)), (1, (60, 9), (80, 16)), (2, (100, 12), (120, 14)))),
             *self._arithmetic(m),
             self._pad(m),
+            self._array(m),
         ]
         assert sum(map(len, parts)) == OUTPUTS
         m.d.comb += self.o.eq(Cat(parts))
@@ -116,6 +118,22 @@ class Parts(wiring.Component):
         m.d.sync += [ready.eq(enables[1]),
                      valid.eq(enables[0] & (ready if registered else 1))]
         return Mux(valid, product, 0)
+
+    def _array(self, m):
+        """Sums of columns that share multipliers, of pixels that were valid."""
+        array = SystolicArray(4, 2, 1, paired_bits=8)
+        m.submodules.array = _On(self._platform, array)
+        m.d.comb += [
+            array.i.valid.eq(self._bits(12, 1)), array.i.first.eq(self._bits(13, 1)),
+            array.i.data.eq(self._bits(14, 32)), array.load.valid.eq(self._bits(46, 1)),
+            array.load.row.eq(self._bits(47, 2)), array.load.weights.eq(self._bits(220, 16)),
+        ]
+        valid = array.o.valid
+        for cycle in range(TAG_LEAD):
+            later = Signal(name=f"valid_{cycle}")
+            m.d.sync += later.eq(valid)
+            valid = later
+        return Mux(valid, array.o.sums.as_value(), 0)
 
     def _arithmetic(self, m):
         """Carry chains, wide multiplexers, and registers of all kinds."""

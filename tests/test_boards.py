@@ -14,6 +14,7 @@ from amaranth.lib.memory import Memory
 from amaranth.lib.wiring import In, Out
 from amaranth.sim import Simulator
 
+from systolith import bitstreams
 from systolith.bitstreams import build_boards, load_bitstream, print_builds
 from systolith.boards import build as board_build
 from systolith.boards import flow, pll
@@ -58,6 +59,7 @@ def test_a_clock_that_no_divider_makes_is_refused(dividers):
 def test_every_board_has_a_preset_and_a_platform(name):
     board = BOARDS[name]
     assert board.config is PRESETS[name]
+    assert set(board.further) <= set(PRESETS)
     platform = board.platform()
     hertz = platform.default_clk_frequency
     if board.baud is None:
@@ -345,7 +347,7 @@ def test_clocks_without_constraints_are_named(tmp_path):
 
 
 def test_missed_timing_fails():
-    result = {"board": "b", "fmax_mhz": {"core": 99.0, "link": 50.0},
+    result = {"name": "b", "fmax_mhz": {"core": 99.0, "link": 50.0},
               "target_mhz": {"core": 100.0, "link": 25.0}}
     with pytest.raises(BuildError, match=r"core reaches 99 of 100 MHz"):
         check_timing(result)
@@ -357,7 +359,7 @@ def test_a_finished_build_is_used_again_unless_it_was_touched(tmp_path):
     product = tmp_path / "top.bit"
     product.write_bytes(b"bits")
     file = tmp_path / "result.json"
-    result = {"identity": f"{7:016x}", "bitstream": str(product),
+    result = {"name": tmp_path.name, "identity": f"{7:016x}", "bitstream": str(product),
               "bitstream_sha256": board_build._sha256(product)}
     file.write_text(json.dumps(result))
     assert board_build._finished(file, 7) == result
@@ -384,6 +386,23 @@ def test_loading_says_what_to_install_or_check(tmp_path, monkeypatch):
         load_bitstream(board, tmp_path / "top.bit")
     _tool(tmp_path, "openFPGALoader", "done", 0)
     load_bitstream(board, tmp_path / "top.bit")
+
+
+@pytest.mark.parametrize(("name", "config", "folders"), (
+    ("ulx3s-85f", None, ["ulx3s-85f"]), ("ulx3s-85f", "ulx3s-85f-16x16", ["ulx3s-85f-16x16"]),
+    ("ulx3s-12f", "tiny", ["ulx3s-12f-tiny"]),
+    ("all", None, [name for board in BOARDS.values() for name in (board.name, *board.further)])))
+def test_builds_of_a_board_do_not_share_a_folder(name, config, folders, tmp_path, monkeypatch):
+    built = []
+
+    def build(board, config, *, folder, progress):
+        built.append(folder.name)
+        raise BuildError("enough")
+
+    monkeypatch.setattr(bitstreams, "build_board", build)
+    with pytest.raises(BuildError, match=f"{folders[0]}: enough"):
+        build_boards(name, config, tmp_path, program=False, console=terminal())
+    assert built == folders
 
 
 def test_all_boards_take_no_options_of_one(tmp_path):

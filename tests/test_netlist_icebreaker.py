@@ -8,6 +8,7 @@ import pytest
 
 import systolith
 from one_clock_netlist import library, run_network, run_random_programs
+from strided_digits import strided_digits
 from systolith import models
 from systolith.hw.config import PRESETS
 from systolith.importer import import_model
@@ -54,6 +55,15 @@ def test_the_netlist_runs_keyword_spotting(compiled):
         config=config, name="dscnn-kws")
     _, cycles = run_network("icebreaker", compiled, program, images[:1].numpy())
     assert cycles < 600_000
+
+
+@pytest.mark.slow
+def test_the_netlist_recognizes_a_digit(compiled):
+    """The digits network whose layers this core has: strides instead of pooling, no residual
+    add."""
+    program, data, expected = strided_digits("icebreaker")
+    levels, _ = run_network("icebreaker", compiled, program, data.test_images[:1])
+    assert levels.argmax() == expected[0].argmax() == data.test_labels[0]
 
 
 @pytest.mark.slow
