@@ -8,7 +8,7 @@ which depend on nothing but the operands' lowest bits, and are made by a small p
 beside the multiplier.
 """
 
-from amaranth import Cat, Signal, signed
+from amaranth import Cat, Signal
 
 __all__ = ["DISTANCE", "KNOWN_BITS", "SEPARATING", "pair", "separate", "separate_overlapping"]
 
@@ -49,7 +49,9 @@ def separate_overlapping(m, product, known):
     overlap = Signal(KNOWN_BITS, name=f"{name}_overlap")
     borrow = Signal(name=f"{name}_borrow")
     m.d.comb += Cat(overlap, borrow).eq(product[distance:distance + KNOWN_BITS] - known)
-    above = product[distance + KNOWN_BITS:].as_signed()
-    upper = Signal(signed(len(above)), name=f"{name}_upper")
-    m.d.comb += upper.eq(above + overlap[-1] - borrow)
-    return Cat(product[:distance], overlap).as_signed(), Cat(known, upper).as_signed()
+    above = product[distance + KNOWN_BITS:]
+    more, less = overlap[-1] & ~borrow, borrow & ~overlap[-1]
+    # One adder, into which the lowest bits bring the carry.
+    upper = Signal(1 + len(above), name=f"{name}_upper")
+    m.d.comb += upper.eq(Cat(1, above) + Cat(more, less.replicate(len(above))))
+    return Cat(product[:distance], overlap).as_signed(), Cat(known, upper[1:]).as_signed()
