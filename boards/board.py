@@ -87,8 +87,6 @@ class Board:
         Of the link's UART; None makes the board's own USB connector the link (`boards/usb.py`).
     programmer : tuple of str
         Command that loads a bitstream, whose path is put at its end.
-    further : tuple of str
-        Presets beside its own that are built for it as well.
     reroute_slow : bool
         Wires that are too slow are routed again, where the family's tool can do that. False where
         there are too few wires for that: routing would not end.
@@ -109,7 +107,6 @@ class Board:
     sdram: SdramChip | None
     baud: int | None
     programmer: tuple[str, ...]
-    further: tuple[str, ...] = ()
     reroute_slow: bool = True
     prepare: Callable[[Any, Any], None] | None = None
     one_clock: bool = False
