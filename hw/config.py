@@ -155,8 +155,10 @@ class Config:
             self._check_sequential()
 
     def _check_sequential(self) -> None:
-        """The sequential core has one shape and few options."""
-        needed = {"rows": 4, "columns": 4, "lanes": 1, "vector_taps": 0, "table": False,
+        """The sequential core has two shapes and few options."""
+        if self.columns not in (4, 8):
+            raise ConfigError(f"sequential needs columns of 4 or 8, not {self.columns}")
+        needed = {"rows": 4, "lanes": 1, "vector_taps": 0, "table": False,
                   "residual": False, "multiplier_bits": 16, "bias": "int32", "weight_bits": 8,
                   "memory_bytes_per_beat": 4, "sdram": ""}
         for name, value in needed.items():

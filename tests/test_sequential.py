@@ -25,6 +25,12 @@ CONFIGS = {
                          accumulator_words=32, parameter_words=8, memory_size=49_152),
     "core": SMALL.replace(scratchpad_bank_words=512),
     "icebreaker": PRESETS["icebreaker"],
+    "wide": SMALL.replace(columns=8),
+    "wide odd": SMALL.replace(columns=8, scratchpad_banks=2, scratchpad_bank_words=64,
+                              weight_words=16, accumulator_words=32, parameter_words=8,
+                              memory_size=49_152),
+    "wide core": SMALL.replace(columns=8, scratchpad_bank_words=512),
+    "tang-nano-9k": PRESETS["tang-nano-9k"],
 }
 
 
@@ -41,7 +47,7 @@ def test_bench_many_random_programs(name):
                        latency=latency)
 
 
-@pytest.mark.parametrize("name", ("core",))
+@pytest.mark.parametrize("name", ("core", "wide core"))
 def test_core(name):
     """Errors, watchdog, cancelled runs, and a host that uses main memory at the same time."""
     config = CONFIGS[name]
@@ -105,7 +111,8 @@ def test_bench_keyword_spotting_takes_less_than_600_thousand_cycles():
 
 
 @pytest.mark.parametrize(("change", "message"), (
-    ({"columns": 8}, "sequential needs columns = 4, not 8"),
+    ({"columns": 16}, "sequential needs columns of 4 or 8, not 16"),
+    ({"rows": 8, "columns": 8}, "sequential needs rows = 4, not 8"),
     ({"table": True}, "sequential needs table = False"),
     ({"accumulator_words": 256}, "accumulator_words of at most 128"),
     ({"memory_size": 1 << 25}, "memory_size of at most"),
