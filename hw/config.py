@@ -331,10 +331,10 @@ PRESETS: dict[str, Config] = {
         multiplier_bits=16, bias="int32", memory_bytes_per_beat=4, memory_size=96 << 10,
         timestamps=64, sequential=True, clock_mhz=21.0),
     "tang-nano-9k": Config(
-        rows=4, columns=4, lanes=1, scratchpad_banks=1, scratchpad_bank_words=1024,
+        rows=4, columns=8, lanes=1, scratchpad_banks=1, scratchpad_bank_words=1024,
         weight_words=512, accumulator_words=128, parameter_words=64, vector_taps=0,
         vector_accumulator_words=16, vector_weight_words=16, table=False, residual=False,
-        multiplier_bits=16, bias="int32", memory_bytes_per_beat=4, memory_size=24 << 10,
+        multiplier_bits=16, bias="int32", memory_bytes_per_beat=4, memory_size=18 << 10,
         timestamps=64, sequential=True, clock_mhz=54.0),
     "tang-nano-20k": Config(
         rows=4, columns=4, lanes=1, scratchpad_banks=4, scratchpad_bank_words=256,

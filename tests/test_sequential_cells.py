@@ -101,7 +101,7 @@ class _Memory(_Bits):
 
 @pytest.mark.parametrize(("component", "board", "cell", "count"), (
     (_Multipliers, "icebreaker", "SB_MAC16", 8), (_Memory, "icebreaker", "SB_SPRAM256KA", 2),
-    (_Multipliers, "tang-nano-9k", "MULT9X9", 16)))
+    (_Multipliers, "tang-nano-9k", "MULT9X9", 32)))
 def test_cells_do_what_logic_does(component, board, cell, count):
     plain, primitive = component(shape=board), component(shape=board, board=board)
     outputs = len(plain.o)
