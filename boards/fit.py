@@ -57,13 +57,14 @@ _TOGETHER = (0.965, 0.87)
 
 _SEQUENTIAL = {
     "iCE40UP5K": Resources(4_955, 1_822, 8, 28),
-    "GW1NR-9C": Resources(6_716, 3_045, 32, 26),
+    "GW1NR-9C": Resources(5_686, 2_697, 32, 26),
 }
 """What the preset of the sequential core takes, by device, as nextpnr counts: an iCE40's logic
 cells are each a LUT, an adder and a flip-flop."""
 
-_SEQUENTIAL_COLUMN = (226, 133)
-"""Look-up tables and flip-flops of a column more or less; multipliers are shared out evenly."""
+_SEQUENTIAL_COLUMN = (135, 133)
+"""Look-up tables and flip-flops of a column more or less, as synthesis for Gowin's chips leaves
+them; multipliers are shared out evenly."""
 
 _SMALL_BLOCK_BITS = 4096
 """Of an iCE40's block RAM, at widths up to 16."""

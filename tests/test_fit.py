@@ -25,8 +25,8 @@ BUILT = {
     "ulx3s-12f": {"LUT": 14_666, "FF": 10_660, "multipliers": 28, "block RAM": 50},
     "icebreaker": {"LUT": 4_955, "multipliers": 8, "block RAM": 28},
     "tang-nano-20k": {"LUT": 11_211, "FF": 7_593, "multipliers": 24, "block RAM": 37},
-    "tang-nano-9k": {"LUT": 6_716, "FF": 3_045, "multipliers": 32, "block RAM": 26},
-    "tang-nano-9k 4x4": {"LUT": 5_815, "FF": 2_514, "multipliers": 16, "block RAM": 21},
+    "tang-nano-9k": {"LUT": 5_686, "FF": 2_697, "multipliers": 32, "block RAM": 26},
+    "tang-nano-9k 4x4": {"FF": 2_166, "multipliers": 16, "block RAM": 21},
     "ulx3s-12f 8x4": {"LUT": 20_075, "FF": 12_808, "multipliers": 28, "block RAM": 56},
 }
 """What nextpnr counted after packing (TRELLIS_COMB is a LUT); the last two and the
