@@ -6,7 +6,7 @@ in arrays of 4x4, 8x4 and 8x8; `_TOGETHER` is what is left when all are optimize
 """
 
 from collections.abc import Iterator
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Any
 
 from systolith.errors import BuildError
@@ -57,10 +57,14 @@ _TOGETHER = (0.965, 0.87)
 
 _SEQUENTIAL = {
     "iCE40UP5K": Resources(4_955, 1_822, 8, 28),
-    "GW1NR-9C": Resources(4_128, 2_114, 16, 26),
+    "GW1NR-9C": Resources(5_686, 2_697, 32, 26),
 }
 """What the preset of the sequential core takes, by device, as nextpnr counts: an iCE40's logic
-cells are each a LUT, an adder and a flip-flop. Its shape is fixed, so that only memories differ."""
+cells are each a LUT, an adder and a flip-flop."""
+
+_SEQUENTIAL_COLUMN = (135, 133)
+"""Look-up tables and flip-flops of a column more or less, as synthesis for Gowin's chips leaves
+them; multipliers are shared out evenly."""
 
 _SMALL_BLOCK_BITS = 4096
 """Of an iCE40's block RAM, at widths up to 16."""
@@ -121,18 +125,22 @@ def _capacity(board: Board) -> Resources:
 
 
 def _sequential(board: Board, config: Config) -> Resources:
-    """As the preset, but for the memories that a configuration changes."""
-    preset = _SEQUENTIAL[board.device]
+    """As the preset, but for the columns and memories that a configuration changes."""
+    preset, columns = _SEQUENTIAL[board.device], board.config.columns
+    lut, ff = ((config.columns - columns) * each for each in _SEQUENTIAL_COLUMN)
 
     def blocks(shape: Config) -> int:
-        memories = [(32, shape.weight_words), (128, 2 * shape.accumulator_words)]
+        memories = [(8 * shape.columns, shape.weight_words),
+                    (32 * shape.columns, 2 * shape.accumulator_words)]
         if board.spram:
             return sum(max(-(-bits // 16), -(-bits * words // _SMALL_BLOCK_BITS))
                        for bits, words in memories)
         memories += [(32, shape.scratchpad_words), (32, shape.memory_size // 4)]
         return sum(_blocks(bits, words) for bits, words in memories)
 
-    return replace(preset, block_ram=preset.block_ram + blocks(config) - blocks(board.config))
+    return Resources(preset.lut + lut, preset.ff + ff,
+                     preset.multipliers * config.columns // columns,
+                     preset.block_ram + blocks(config) - blocks(board.config))
 
 
 def _parts(board: Board, config: Config) -> Iterator[tuple[float, float]]:

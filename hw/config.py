@@ -153,9 +153,11 @@ class Config:
             self._check_sequential()
 
     def _check_sequential(self) -> None:
-        """The sequential core has one shape and few options."""
-        needed = {"rows": 4, "columns": 4, "lanes": 1, "vector_taps": 0, "table": False,
-                  "residual": False, "multiplier_bits": 16, "bias": "int32", "weight_bits": 8,
+        """The sequential core has two shapes and few options."""
+        if self.columns not in (4, 8):
+            raise ConfigError(f"sequential needs columns of 4 or 8, not {self.columns}")
+        needed = {"rows": 4, "lanes": 1, "vector_taps": 0, "table": False,
+                  "residual": False, "multiplier_bits": 16, "bias": "int32", "weight_bits": 8, "paired_columns": False,
                   "memory_bytes_per_beat": 4, "sdram": ""}
         for name, value in needed.items():
             if getattr(self, name) != value:
@@ -343,10 +345,10 @@ PRESETS: dict[str, Config] = {
         multiplier_bits=16, bias="int32", memory_bytes_per_beat=4, memory_size=96 << 10,
         timestamps=64, sequential=True, clock_mhz=21.0),
     "tang-nano-9k": Config(
-        rows=4, columns=4, lanes=1, scratchpad_banks=1, scratchpad_bank_words=1024,
+        rows=4, columns=8, lanes=1, scratchpad_banks=1, scratchpad_bank_words=1024,
         weight_words=512, accumulator_words=128, parameter_words=64, vector_taps=0,
         vector_accumulator_words=16, vector_weight_words=16, table=False, residual=False,
-        multiplier_bits=16, bias="int32", memory_bytes_per_beat=4, memory_size=24 << 10,
+        multiplier_bits=16, bias="int32", memory_bytes_per_beat=4, memory_size=18 << 10,
         timestamps=64, sequential=True, clock_mhz=54.0),
     "tang-nano-20k": Config(
         rows=4, columns=4, lanes=1, scratchpad_banks=4, scratchpad_bank_words=256,

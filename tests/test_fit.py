@@ -16,6 +16,7 @@ from systolith.hw.config import PRESETS
 SHAPES = {
     "ulx3s-12f-8x4": ("ulx3s-12f", PRESETS["ulx3s-12f-8x4"]),
     "ulx3s-12f unpaired": ("ulx3s-12f", PRESETS["ulx3s-12f-8x4"].replace(paired_columns=False)),
+    "tang-nano-9k 4x4": ("tang-nano-9k", PRESETS["tang-nano-9k"].replace(columns=4)),
 }
 BUILT = {
     "orangecrab-25f": {"LUT": 14_896, "FF": 10_353, "multipliers": 28, "block RAM": 52},
@@ -25,11 +26,12 @@ BUILT = {
     "ulx3s-12f": {"LUT": 14_666, "FF": 10_660, "multipliers": 28, "block RAM": 50},
     "icebreaker": {"LUT": 4_955, "multipliers": 8, "block RAM": 28},
     "tang-nano-20k": {"LUT": 11_211, "FF": 7_593, "multipliers": 24, "block RAM": 37},
-    "tang-nano-9k": {"LUT": 4_128, "FF": 2_114, "multipliers": 16, "block RAM": 26},
+    "tang-nano-9k": {"LUT": 5_686, "FF": 2_697, "multipliers": 32, "block RAM": 26},
+    "tang-nano-9k 4x4": {"FF": 2_166, "multipliers": 16, "block RAM": 21},
     "ulx3s-12f unpaired": {"LUT": 20_075, "FF": 12_808, "multipliers": 28, "block RAM": 56},
 }
-"""What nextpnr counted after packing (TRELLIS_COMB is a LUT); the last one and the
-OrangeCrab 85F were not routed."""
+"""What nextpnr counted after packing (TRELLIS_COMB is a LUT); the OrangeCrab 85F, 8x4 on the
+12F and the Tang Nano 9K's 4x4 were not routed."""
 
 
 @pytest.mark.parametrize("name", BUILT)
@@ -91,10 +93,10 @@ def test_an_ice40_has_the_sequential_core():
 
 def test_a_tang_nano_9k_shares_its_block_ram():
     board, preset = BOARDS["tang-nano-9k"], PRESETS["tang-nano-9k"]
-    for change, more in (({"memory_size": 28 << 10}, 2), ({"scratchpad_bank_words": 512}, -1),
-                         ({"weight_words": 1024}, 1), ({"accumulator_words": 64}, 0)):
+    for change, more in (({"memory_size": 22 << 10}, 2), ({"scratchpad_bank_words": 512}, -1),
+                         ({"weight_words": 1024}, 2), ({"accumulator_words": 64}, 0)):
         assert estimate_fit(board, preset.replace(**change)).block_ram == 26 + more, change
-    assert not check_fit(board, preset.replace(memory_size=28 << 10))["fits"]
+    assert not check_fit(board, preset.replace(memory_size=22 << 10))["fits"]
     with pytest.raises(BuildError, match="tang-nano-9k needs a configuration with sequential"):
         estimate_fit(board, PRESETS["tang-nano-20k"])
 

@@ -96,7 +96,7 @@ def test_two_small_multipliers_are_a_large_one():
 def test_the_sequential_cores_requantizer_has_no_multipliers_of_its_own():
     found = demand(PRESETS["tang-nano-9k"])
     assert found["requantizer"] == (0, 0)
-    assert found["array"] == (16, 0)
+    assert found["array"] == (32, 0)
 
 
 MEMORIES = (

@@ -8,10 +8,14 @@ from systolith import models
 from systolith.bench import bench_model
 from systolith.errors import ConfigError
 from systolith.hw.config import PRESETS
+from systolith.hw.isa import Array, End, Fill, Load, LoadTarget, Post, Queue, Store
 from systolith.hw.sequential.core import SequentialCoreWithScratchpad
 from systolith.hw.sequential.spram import SpramMemory, check_room
 from systolith.importer import import_model
 from systolith.sim.bench import run_bench
+from systolith.sim.golden import Golden
+from systolith.sim.programs import assemble
+from systolith.sim.verilated import VerilatedDevice
 from test_rtl_programs import compare_config
 
 SMALL = PRESETS["icebreaker"].replace(
@@ -25,6 +29,12 @@ CONFIGS = {
                          accumulator_words=32, parameter_words=8, memory_size=49_152),
     "core": SMALL.replace(scratchpad_bank_words=512),
     "icebreaker": PRESETS["icebreaker"],
+    "wide": SMALL.replace(columns=8),
+    "wide odd": SMALL.replace(columns=8, scratchpad_banks=2, scratchpad_bank_words=64,
+                              weight_words=16, accumulator_words=32, parameter_words=8,
+                              memory_size=49_152),
+    "wide core": SMALL.replace(columns=8, scratchpad_bank_words=512),
+    "tang-nano-9k": PRESETS["tang-nano-9k"],
 }
 
 
@@ -41,7 +51,7 @@ def test_bench_many_random_programs(name):
                        latency=latency)
 
 
-@pytest.mark.parametrize("name", ("core",))
+@pytest.mark.parametrize("name", ("core", "wide core"))
 def test_core(name):
     """Errors, watchdog, cancelled runs, and a host that uses main memory at the same time."""
     config = CONFIGS[name]
@@ -51,6 +61,38 @@ def test_core(name):
               testcase=["random_programs", "host_and_program_share_memory",
                         "runs_can_be_cancelled_anywhere", "wrong_programs_are_stopped",
                         "the_watchdog_ends_long_instructions"])
+
+
+def test_a_large_value_behind_the_last_one_is_nobodys():
+    """The post-processor has read on when it writes the last value, and a sum of more than 22 bits
+    stops it wherever it lies."""
+    config = CONFIGS["wide"]
+    tiles, channels, data = config.weight_words // config.rows, config.columns, 1 << 14
+    weights = tiles * config.tile_words * config.weight_word_bytes
+    lists = {
+        Queue.LOAD: [
+            Load(target=LoadTarget.PARAMETER, source=data, chunk_bytes=16 * channels),
+            Load(target=LoadTarget.WEIGHT, source=data + 1024, chunk_bytes=weights),
+            Fill(destination=0, value=127), Fill(destination=1)],
+        Queue.ARRAY: [
+            *(Array(wait_load=4, count_2=tiles, accumulator=1, accumulate=int(k > 0))
+              for k in range(5)),
+            Array(wait_load=4, activation=1)],
+        Queue.POST: [Post(wait_array=6, destination=2, word_step=1)],
+        Queue.STORE: [Store(wait_post=1, source=2, row_bytes=channels, destination=data + 8192)]}
+    assert 5 * tiles * config.rows * 127 * 127 >= 1 << 22
+    image = assemble(config, {queue: [*lists.get(queue, ()), End()] for queue in Queue})
+    memory = np.zeros(config.memory_size, np.uint8)
+    memory[:len(image)] = np.frombuffer(image, np.uint8)
+    record = np.frombuffer((40_000 | 24 << 24).to_bytes(4, "little"), np.uint8)
+    memory[data:data + 16 * channels].reshape(channels, 16)[:, 8:12] = record
+    memory[data + 1024:data + 1024 + weights] = 127
+    with VerilatedDevice(config) as device:
+        device.memory_write(0, memory.tobytes())
+        assert not Golden(config).run(memory).error
+        result = device.run(0, 100_000)
+        assert result.finished and not result.error, result
+        assert device.memory_read(0, config.memory_size) == memory.tobytes()
 
 
 def test_spram():
@@ -85,7 +127,7 @@ def test_digits_in_the_memory_of_a_tang_nano_9k():
     pytest.importorskip("sklearn")
     from strided_digits import strided_digits
     program, data, reference = strided_digits("tang-nano-9k")
-    assert program.memory_bytes <= 24 << 10
+    assert program.memory_bytes <= 18 << 10
     with systolith.open("golden", config=program.config) as golden:
         expected = golden.run(program, data.test_images, dequantize=False)
     with systolith.open("rtl", config=program.config) as device:
@@ -105,7 +147,8 @@ def test_bench_keyword_spotting_takes_less_than_600_thousand_cycles():
 
 
 @pytest.mark.parametrize(("change", "message"), (
-    ({"columns": 8}, "sequential needs columns = 4, not 8"),
+    ({"columns": 16}, "sequential needs columns of 4 or 8, not 16"),
+    ({"rows": 8, "columns": 8}, "sequential needs rows = 4, not 8"),
     ({"table": True}, "sequential needs table = False"),
     ({"accumulator_words": 256}, "accumulator_words of at most 128"),
     ({"memory_size": 1 << 25}, "memory_size of at most"),

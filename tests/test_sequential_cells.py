@@ -40,21 +40,27 @@ class _Bits(wiring.Component):
 
 
 class _Multipliers(_Bits):
-    def __init__(self, *, board=None):
-        super().__init__(4 * 18, board=board)
+    """The products of a board's own shape; `shape` names the board where there are no cells."""
+
+    def __init__(self, *, shape, board=None):
+        self._columns = PRESETS[shape].columns
+        super().__init__(self._columns * 18, board=board)
 
     def elaborate(self, platform):
         m = Module()
-        part = self.add(m, Products())
+        part = self.add(m, Products(self._columns))
+        groups = self._columns // 4
         extreme = self.i[100]
         m.d.comb += [
             # Products of -128 and -128 are what the sums of two must survive.
             part.activations.eq(Mux(extreme, 0x80808080, self.i[:32])),
-            part.weights.eq(Mux(self.i[101] & self.i[102], 0x80808080, self.i[32:64])),
-            part.load.eq(self.i[64:68]),
+            part.weights.eq(Mux(self.i[101] & self.i[102],
+                                Const(0x80808080, 32).replicate(groups),
+                                Cat(self.i[32:64], self.i[128:160])[:32 * groups])),
+            part.load.eq(Cat(self.i[64:68], self.i[160:164])[:4 * groups]),
         ]
         # Weights are anything before they have been loaded.
-        loaded = Signal(4)
+        loaded = Signal(4 * groups)
         m.d.sync += loaded.eq(loaded | part.load)
         known = loaded.all()
         for _ in range(LATENCY + 1):
@@ -66,7 +72,7 @@ class _Multipliers(_Bits):
 
 
 class _Memory(_Bits):
-    def __init__(self, *, board=None):
+    def __init__(self, *, shape, board=None):
         super().__init__(3 * 32, board=board)  # the harness wants more than 64
 
     def elaborate(self, platform):
@@ -95,9 +101,9 @@ class _Memory(_Bits):
 
 @pytest.mark.parametrize(("component", "board", "cell", "count"), (
     (_Multipliers, "icebreaker", "SB_MAC16", 8), (_Memory, "icebreaker", "SB_SPRAM256KA", 2),
-    (_Multipliers, "tang-nano-9k", "MULT9X9", 16)))
+    (_Multipliers, "tang-nano-9k", "MULT9X9", 32)))
 def test_cells_do_what_logic_does(component, board, cell, count):
-    plain, primitive = component(), component(board=board)
+    plain, primitive = component(shape=board), component(shape=board, board=board)
     outputs = len(plain.o)
     texts = [verilog_of(plain, "rtl"), verilog_of(primitive, "cells")]
     assert [len(re.findall(rf"^  {cell} ", text, re.M)) for text in texts] == [0, count]

@@ -3,13 +3,40 @@
 from ..isa import PARAMETER_FIELDS, Opcode, PostSource, Queue, instruction_fields
 from ..isa import Post as PostInstruction
 from .assembler import INDEXED, Cond, Op
-from .ports import DIGITS, PARAMETERS, FastShift, Input, Mode, Output, Status
+from .ports import (
+    COLUMN_GROUP,
+    DIGITS,
+    PARAMETERS,
+    FastShift,
+    Input,
+    Mode,
+    Output,
+    Status,
+    column_groups,
+)
 from .routines import Routines
 
 __all__ = ["computing"]
 
-_COLUMNS = 4
 _COLUMN = 1 << 24  # of `Output.BOUNDS`
+_RECORD_WORDS = 4
+
+_OF_CHANNEL = ("offset", "distance", "row 0", "row 1", "row 2", "row 3")
+"""What the circuits need to know of a channel."""
+
+_BY_PROGRAM = ("multiplier", "shift")
+"""What the program needs of it for values that the circuits leave."""
+
+_LENT = ("bytes", "chunk_step", "chunks", "chunks left", "fill", "kind", "missing", "place",
+         "place_row", "place_plane", "row_step", "plane_step")
+"""Variables of LOAD and STORE, which mean nothing while POST runs: there is no room for more."""
+
+_SECOND = dict(zip((*_OF_CHANNEL, *(f"next {name}" for name in _BY_PROGRAM)), _LENT, strict=False))
+"""Where the same lies for the channel of a pixel's second word."""
+
+_CURRENT = [dict(zip(_BY_PROGRAM, _LENT[place:], strict=False))
+            for place in (len(_SECOND), len(_SECOND) + len(_BY_PROGRAM))]
+"""And `_BY_PROGRAM` of the channels that are being finished, by word."""
 
 
 def computing(a: Routines) -> None:
@@ -112,9 +139,7 @@ def _post(a: Routines) -> None:
         a.output(port)
     a.field(op, "parameter")
     a.store("parameter")
-    a.load(a.constant(a.config.parameter_words - _COLUMNS))
-    a.subtract("parameter")
-    a.jump("address error", Cond.NO_CARRY)
+    _records(a, COLUMN_GROUP)
     a.shift_left("parameter", 2)
     a.add(a.constant(PARAMETERS))
     a.store("record")
@@ -127,23 +152,39 @@ def _post(a: Routines) -> None:
     a.field(op, "source")
     a.memory(Op.XOR, a.constant(PostSource.SCRATCHPAD))
     a.jump("operand", Cond.ZERO)
-    a.give(Output.STEP_0, "step0")
-    a.give(Output.STEP_1, "step1")
+    wide = column_groups(a.config) > 1
+    if wide:
+        _records(a, a.config.columns)
+        a.field(op, "word_step")
+        a.output(Output.STEP_WORD)
+        a.store("word step")
+    for port, step in ((Output.STEP_0, "step0"), (Output.STEP_1, "step1")):
+        a.load(step)
+        if wide:
+            a.subtract("word step")
+        a.output(port)
     _accumulator(a, op)
-    a.call("channel")
+    _channels(a)
     a.label("post column")
     a.output(Output.ADDRESS)
-    for port, variable in ((Output.JUMP, "target"), (Output.ROW, "row 0"), (Output.ROW, "row 1"),
-                           (Output.ROW, "row 2"), (Output.ROW, "row 3"), (Output.BIAS, "offset"),
-                           (Output.SHIFT, "distance"), (Output.ACCUMULATOR, "accumulator")):
-        a.give(port, variable)
+    a.give(Output.JUMP, "target")
+    for names in ({}, _SECOND)[:column_groups(a.config)]:
+        for port, variable in ((Output.ROW, "row 0"), (Output.ROW, "row 1"), (Output.ROW, "row 2"),
+                               (Output.ROW, "row 3"), (Output.BIAS, "offset"),
+                               (Output.SHIFT, "distance")):
+            a.give(port, names.get(variable, variable))
+    a.give(Output.ACCUMULATOR, "accumulator")
     _column(a)
+    if wide:
+        for names, current in zip(({}, _SECOND), _CURRENT, strict=True):
+            for variable, kept in current.items():
+                a.copy(kept, names.get(f"next {variable}", f"next {variable}"))
     a.give(Output.RUN, Mode.POST)
     # The next column, or the next instruction.
     a.load("bounds")
-    a.subtract(a.constant(_COLUMNS * _COLUMN))
+    a.subtract(a.constant(COLUMN_GROUP * _COLUMN))
     a.jump("post last", Cond.CARRY)
-    a.call("channel")
+    _channels(a)
     a.jump("post wait")
     a.label("post last")
     a.call("ahead")
@@ -157,17 +198,20 @@ def _post(a: Routines) -> None:
     a.jump("post stopped", Cond.NOT_ZERO)
     a.label("post next")
     a.load("bounds")
-    a.subtract(a.constant(_COLUMNS * _COLUMN))
+    a.subtract(a.constant(COLUMN_GROUP * _COLUMN))
     a.jump("post column", Cond.NO_CARRY)
     a.jump("retire ahead")
 
     a.label("post stopped")
     a.wait()
-    a.status(Status.STOPPED)
+    # Behind the last value come any others, and one of them may have stopped as well.
+    a.status(Status.UNFINISHED if wide else Status.STOPPED)
     a.jump("post next", Cond.ZERO)
     a.input(Input.VALUE)
     a.subtract(a.constant(DIGITS))
     a.store("value")
+    if wide:
+        _multiplier_of_word(a)
     a.call("requantize")
     a.output(Output.RESULT)
     a.status(Status.UNFINISHED)
@@ -175,6 +219,40 @@ def _post(a: Routines) -> None:
     a.status(Status.FAULT)
     a.jump("post next", Cond.ZERO)
     a.jump("address error")
+
+
+def _records(a: Routines, channels: int) -> None:
+    """Stop with ADDRESS unless there are records of so many channels."""
+    a.load(a.constant(a.config.parameter_words - channels))
+    a.subtract("parameter")
+    a.jump("address error", Cond.NO_CARRY)
+
+
+def _channels(a: Routines) -> None:
+    """What the next records mean, one for each word of a pixel."""
+    if column_groups(a.config) > 1:
+        ahead = a.constant(_RECORD_WORDS * COLUMN_GROUP)
+        a.increase("record", ahead)
+        a.call("channel")
+        for variable, lent in _SECOND.items():
+            a.copy(lent, variable)
+        a.load("record")
+        a.subtract(a.constant(_RECORD_WORDS * (COLUMN_GROUP + 1)))
+        a.store("record")
+    a.call("channel")
+
+
+def _multiplier_of_word(a: Routines) -> None:
+    """`_BY_PROGRAM` of the channel whose value stopped."""
+    a.status(Status.WORD)
+    a.jump("post first word", Cond.ZERO)
+    for variable, kept in _CURRENT[1].items():
+        a.copy(variable, kept)
+    a.jump("post word")
+    a.label("post first word")
+    for variable, kept in _CURRENT[0].items():
+        a.copy(variable, kept)
+    a.label("post word")
 
 
 def _column(a: Routines) -> None:
@@ -269,14 +347,14 @@ def _operand(a: Routines) -> None:
     a.output(Output.ACCUMULATOR)
     a.load("column")
     a.jump_table()
-    for k in range(_COLUMNS):
+    for k in range(COLUMN_GROUP):
         a.jump(f"operand byte {k}")
-    for k in range(_COLUMNS):
+    for k in range(COLUMN_GROUP):
         a.label(f"operand byte {k}")
         a.input(Input.SCRATCHPAD)
         if k:
             a.shift_right(8 * k)
-        if k != _COLUMNS - 1:
+        if k != COLUMN_GROUP - 1:
             a.jump("operand byte")
     a.label("operand byte")
     a.signed_byte()
@@ -297,6 +375,6 @@ def _operand(a: Routines) -> None:
     a.advance("to", "step1")
     a.count_down("left 2", "operand row")
     a.increase("column", a.constant(1))
-    a.subtract(a.constant(_COLUMNS))
+    a.subtract(a.constant(COLUMN_GROUP))
     a.jump("operand column", Cond.NOT_ZERO)
     a.jump("retire")

@@ -25,8 +25,18 @@ from ..ports import core_members
 from ..protocol import Counter
 from .engine import Engine
 from .firmware import firmware
+from .memory_kinds import without_block_ram
 from .mover import Mover
-from .ports import LOG_COUNTERS, LOG_TIMESTAMPS, Input, Output, ScratchpadPort, Status, written
+from .ports import (
+    LOG_COUNTERS,
+    LOG_TIMESTAMPS,
+    Input,
+    Output,
+    ScratchpadPort,
+    Status,
+    column_groups,
+    written,
+)
 from .processor import Processor
 from .share import MemoryShare
 
@@ -95,6 +105,8 @@ class SequentialCore(wiring.Component):
         status = {Status.ALARM: alarm, Status.FAULT: engine.fault, Status.STOPPED: engine.stopped,
                   Status.CANCEL: cancel, Status.UNFINISHED: engine.unfinished,
                   Status.STARTED: ~idle, Status.BUSY: busy}
+        if column_groups(config) > 1:
+            status[Status.WORD] = engine.word
         with m.Switch(processor.port[:3]):
             with m.Case(Input.STATUS):
                 m.d.comb += [processor.input[bit].eq(value) for bit, value in status.items()]
@@ -113,7 +125,7 @@ class SequentialCore(wiring.Component):
             m.d.sync += control.error_address.eq(processor.value)
         with m.If(written(processor, Output.TIMESTAMPS)):
             m.d.sync += control.timestamp_count.eq(processor.value)
-        self._elaborate_log(m, processor, cycles)
+        self._elaborate_log(m, platform, processor, cycles)
         return m
 
     def _connect_scratchpad(self, m, engine, mover):
@@ -131,10 +143,11 @@ class SequentialCore(wiring.Component):
             mover.scratchpad.read.eq(port.read), engine.scratchpad.read.eq(port.read),
         ]
 
-    def _elaborate_log(self, m, processor, cycles):
+    def _elaborate_log(self, m, platform, processor, cycles):
         """Counters and timestamps in one memory, of which the host reads either."""
         control, value = self.control, processor.value
-        m.submodules.log = log = Memory(shape=32, depth=_LOG_WORDS, init=[])
+        m.submodules.log = log = Memory(shape=32, depth=_LOG_WORDS, init=[],
+                                        attrs=without_block_ram(platform, "distributed"))
         write, read = log.write_port(), log.read_port()
         place = Signal(range(_LOG_WORDS))
         logged = written(processor, Output.LOG)

@@ -4,10 +4,12 @@
 the accumulators; what is to be written instead is cleared before. Passes do not overlap, so that no
 accumulator is read before what was added to it is there.
 
-**Post-processor.** It finishes one column of all pixels, then the next. The column's value plus
-bias is cut into digits, which take the place of activations; the rest is in `requantize`. A value
-that is too large, or whose shift is not one of `FastShift`, stops it: when what was in front has
-been written, the program finishes the value and goes on.
+**Post-processor.** It finishes one byte of all pixels' words, then the next, since the weights are
+those of a channel then. Where a pixel fills two words, a byte is two channels, `COLUMN_GROUP`
+columns apart: each has its weights in a half of the columns, and they take turns. A channel's value
+plus bias is cut into digits, which take the place of activations; the rest is in `requantize`. A
+value that is too large, or whose shift is not one of `FastShift`, stops it: when what was in front
+has been written, the program finishes the value and goes on.
 """
 
 from amaranth import Cat, Module, Mux, Signal
@@ -17,7 +19,15 @@ from amaranth.lib.wiring import In, Out
 
 from ..config import Config
 from .nest import Nest
-from .ports import WRITE, Mode, Output, ScratchpadPort, written
+from .ports import (
+    COLUMN_GROUP,
+    WRITE,
+    Mode,
+    Output,
+    ScratchpadPort,
+    column_groups,
+    written,
+)
 from .products import LATENCY as PRODUCTS_LATENCY
 from .products import Products
 from .requantize import LATENCY as REQUANTIZE_LATENCY
@@ -25,7 +35,6 @@ from .requantize import Requantizer
 
 __all__ = ["Engine"]
 
-_COLUMNS = 4
 _ROWS = 4
 _SETTLING = 2
 """Cycles behind a pass in which it is still busy. The program needs three more from then to the
@@ -44,17 +53,21 @@ class Engine(wiring.Component):
         A pass is being walked, or values of the post-processor are on their way.
     fault, stopped, unfinished : Out(1)
         As in `Status`.
+    word : Out(1)
+        As in `Status`; only where a pixel fills two words.
     stop : Out(32)
         `Input.VALUE`.
     """
 
     def __init__(self, config: Config):
         self._config = config
+        self._groups = column_groups(config)
         super().__init__({
             "output": In(1), "port": In(5), "value": In(32),
             "weight": In(WRITE),
             "scratchpad": Out(ScratchpadPort(config)),
             "busy": Out(1), "fault": Out(1), "stopped": Out(1), "unfinished": Out(1),
+            **({"word": Out(1)} if self._groups > 1 else {}),
             "stop": Out(32),
         })
 
@@ -62,10 +75,10 @@ class Engine(wiring.Component):
         m = Module()
         config = self._config
         words = 2 * config.accumulator_words
-        m.submodules.nest = self._nest = nest = Nest()
-        m.submodules.products = self._products = Products()
+        m.submodules.nest = self._nest = nest = Nest(hops=self._groups > 1)
+        m.submodules.products = self._products = Products(config.columns)
         m.submodules.accumulators = accumulators = Memory(
-            shape=32 * _COLUMNS, depth=words, init=[])
+            shape=32 * config.columns, depth=words, init=[])
         self._read, self._write = accumulators.read_port(), accumulators.write_port()
 
         m.d.comb += [nest.output.eq(self.output), nest.port.eq(self.port),
@@ -123,8 +136,16 @@ class Engine(wiring.Component):
             self.scratchpad.data.eq(Cat(self._result_data for _ in range(_ROWS))),
             self.scratchpad.mask.eq(Mux(outside, 0, filling.replicate(_ROWS)
                                         | Mux(result, 1 << self._column, 0))),
-            nest.step.eq(walking | result),
         ]
+        pixel = result  # whose last word is written
+        if self._groups > 1:
+            pixel = result & self.word
+            m.d.comb += nest.hop.eq(result & ~self.word)
+            with m.If(result):
+                m.d.sync += self.word.eq(~self.word)
+            with m.If(written(self, Output.ADDRESS)):
+                m.d.sync += self.word.eq(0)
+        m.d.comb += nest.step.eq(walking | pixel)
         wrong = Signal()
         m.d.comb += [
             wrong.eq((outside & accesses) | (result & base[-1]) | (self._adding & self._target[-1])
@@ -137,35 +158,46 @@ class Engine(wiring.Component):
             m.d.sync += self.fault.eq(0)
         with m.If(written(self, Output.STOP)):
             m.d.sync += [running.eq(0), loading.eq(0), self.stopped.eq(0)]
-        with m.If(result):
+        with m.If(pixel):
             m.d.sync += base.eq(base + 1)
         return m
 
     def _elaborate_weights(self, m, loading, running):
-        config = self._config
-        m.submodules.weights = weights = Memory(shape=32, depth=config.weight_words, init=[])
-        write, read = weights.write_port(), weights.read_port()
+        config, groups = self._config, self._groups
+        m.submodules.weights = weights = Memory(
+            shape=8 * config.columns, depth=config.weight_words, init=[])
+        write, read = weights.write_port(granularity=8 * COLUMN_GROUP), weights.read_port()
         products = self._products
-        m.d.comb += [write.addr.eq(self.weight.address), write.data.eq(self.weight.data),
-                     write.en.eq(self.weight.enable)]
+        part = self.weight.address[:groups - 1]
+        m.d.comb += [write.addr.eq(self.weight.address[len(part):]),
+                     write.data.eq(self.weight.data.replicate(groups)),
+                     write.en.eq(self.weight.enable << part if groups > 1 else
+                                 self.weight.enable)]
         word = Signal(range(2 * config.weight_words))
-        row = Signal(range(_ROWS))
+        row = Signal(range(_ROWS * groups))
+        group = row[_ROWS.bit_length() - 1:]  # of columns, where they are not loaded all at once
+        row_of_group = row[:_ROWS.bit_length() - 1]
         fetched = Signal()
         by_hand = written(self, Output.ROW)
         m.d.comb += [
             read.addr.eq(word),
             self._no_weight.eq(loading & word[-1]),
-            products.weights.eq(Mux(fetched, read.data, self.value)),
+            products.weights.eq(Mux(fetched, read.data, self.value.replicate(groups))),
         ]
         m.d.sync += fetched.eq(loading)
         with m.If(loading):
             m.d.sync += word.eq(word + 1)
         taken = fetched | by_hand
         with m.If(taken):
-            m.d.comb += products.load.eq(1 << row)
+            for k in range(groups):
+                rows = products.load[_ROWS * k:_ROWS * (k + 1)]
+                if groups == 1:
+                    m.d.comb += rows.eq(1 << row)
+                else:
+                    m.d.comb += rows.eq((fetched | (group == k)) << row_of_group)
             m.d.sync += row.eq(row + 1)
         # The fourth word is asked for in the cycle in which the third one comes.
-        with m.If(loading & fetched & (row == _ROWS - 2)):
+        with m.If(loading & fetched & (row_of_group == _ROWS - 2)):
             m.d.sync += [loading.eq(0), running.eq(1)]
         with m.If(written(self, Output.WEIGHT)):
             m.d.sync += word.eq(self.value)
@@ -192,8 +224,8 @@ class Engine(wiring.Component):
             if stage == PRODUCTS_LATENCY - 1:
                 reading = moving
         self._target = target = Signal(len(self._base))
-        added = Signal(32 * _COLUMNS)
-        for column in range(_COLUMNS):
+        added = Signal(32 * self._config.columns)
+        for column in range(self._config.columns):
             before = self._read.data.word_select(column, 32)
             m.d.sync += added.word_select(column, 32).eq(before + self._products.sums[column])
         with m.If(clear):
@@ -210,35 +242,54 @@ class Engine(wiring.Component):
             m.d.sync += target.eq(target + 1)
         with m.If(self._run):
             m.d.sync += target.eq(self._base)
-        with m.If(reading | self._post_issue):
+        posted = self._post_issue
+        if self._groups > 1:
+            self._turn = turn = Signal()  # the word whose value is read
+            posted = posted & turn
+            with m.If(self._post_issue):
+                m.d.sync += turn.eq(~turn)
+            with m.If(self._run):
+                m.d.sync += turn.eq(self.word)
+        with m.If(reading | posted):
             m.d.sync += self._place.eq(self._place + 1)
 
     def _elaborate_post(self, m):
         """A value's way from the accumulators to the requantizer and out of it."""
         nest = self._nest
-        m.submodules.requantizer = self._requantizer = requantizer = Requantizer()
-        self._column = column = Signal(range(_COLUMNS))
-        shift = Signal(5)
-        bias = Signal(32)
+        groups = self._groups
+        m.submodules.requantizer = self._requantizer = requantizer = Requantizer(groups)
+        self._column = column = Signal(range(COLUMN_GROUP))
+        shift = Signal(5 * groups)  # of the first word's channel, then of the next one's
+        bias = Signal(32 * groups)
         with m.If(written(self, Output.SHIFT)):
-            m.d.sync += shift.eq(self.value)
+            m.d.sync += shift.eq(Cat(shift[5:], self.value[:5]))
         with m.If(written(self, Output.BIAS)):
-            m.d.sync += bias.eq(self.value)
+            m.d.sync += bias.eq(Cat(bias[32:], self.value))
         self._zero = zero = Signal(8)
         low, high = Signal(8), Signal(8)
         posts = self._mode == Mode.POST
         with m.If(written(self, Output.BOUNDS)):
             m.d.sync += Cat(zero, low, high, column).eq(self.value)
-        m.d.comb += [requantizer.shift.eq(shift), requantizer.sums.eq(self._products.sums),
+        m.d.comb += [requantizer.shift.eq(Cat(shift[5 * k:5 * k + 4] for k in range(groups))),
+                     requantizer.sums.eq(self._products.sums),
                      requantizer.zero.eq(zero), requantizer.low.eq(low), requantizer.high.eq(high)]
 
         value = self.stop
         there, summed = Signal(), Signal()  # the word from the accumulators; the value
         large, stopping = Signal(), Signal()
+        source, offset, is_slow = column, bias, shift[4]
+        if groups > 1:
+            turns = [self._turn]
+            for stage in range(2 + PRODUCTS_LATENCY):
+                turns.append(Signal(name=f"turn_{stage}"))
+                m.d.sync += turns[-1].eq(turns[-2])
+            source, offset = Cat(column, turns[1]), bias.word_select(turns[1], 32)
+            is_slow = Mux(turns[2], shift[9], shift[4])
+            m.d.comb += requantizer.word.eq(turns[-1])
         m.d.comb += [
             self._post_issue.eq(self._running & nest.active & posts & ~stopping),
             # 22 bits and sign, moved by DIGITS.
-            large.eq(shift[4] | value[24:].any() | (value[22] == value[23])),
+            large.eq(is_slow | value[24:].any() | (value[22] == value[23])),
             stopping.eq(summed & large),
         ]
         m.d.sync += [
@@ -246,7 +297,7 @@ class Engine(wiring.Component):
             summed.eq(there & ~stopping & nest.active),
         ]
         with m.If(there & ~stopping):
-            m.d.sync += value.eq(self._read.data.word_select(column, 32) + bias)
+            m.d.sync += value.eq(self._read.data.word_select(source, 32) + offset)
         with m.If(stopping & nest.active):
             m.d.sync += [self.stopped.eq(1), self._running.eq(0)]
 

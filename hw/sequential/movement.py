@@ -3,7 +3,7 @@
 from ..isa import LoadTarget, Opcode
 from .assembler import Cond, Op
 from .mover import MOST
-from .ports import PARAMETERS, Mode, Output, Target
+from .ports import PARAMETERS, Mode, Output, Target, column_groups
 from .routines import ADDRESS_MASK, Routines
 
 __all__ = ["movement"]
@@ -16,7 +16,8 @@ def movement(a: Routines) -> None:
     """Append the handlers.
 
     `place` and its steps are words on the chip, `source` and its steps bytes in main memory,
-    whichever way they move. Parameter records are four words each.
+    whichever way they move. Parameter records are four words each, and so may weight words be two:
+    `_long_words` has places and steps in words of 32 bits.
     """
     _load(a)
     _store(a)
@@ -45,28 +46,37 @@ def _load(a: Routines) -> None:
     a.jump("rows", Cond.ZERO)
     a.subtract(a.constant(LoadTarget.PARAMETER))
     a.jump("load records", Cond.ZERO)
-    a.set("size", config.weight_words)
-    a.set("kind", Target.WEIGHT << 16)
+    if column_groups(config) == 1:
+        a.set("size", config.weight_words)
+        a.set("kind", Target.WEIGHT << 16)
+    else:
+        _long_words(a, column_groups(config), config.weight_words, Target.WEIGHT << 16)
     a.jump("rows")
     a.label("load add")
     a.load("row")
     a.jump("load sum")
 
     a.label("load records")
-    a.set("record", _RECORD_WORDS * _WORD_BYTES - 1)
-    a.set("wrap", _RECORD_WORDS * (ADDRESS_MASK + 1) - 1)
-    a.set("size", _RECORD_WORDS * config.parameter_words)
-    a.set("kind", (Target.DATA << 16) + PARAMETERS)
+    _long_words(a, _RECORD_WORDS, config.parameter_words, (Target.DATA << 16) + PARAMETERS)
+    a.jump("rows")
+
+
+def _long_words(a: Routines, words: int, count: int, kind: int) -> None:
+    """A memory of `count` places, each of `words` words, a power of two."""
+    a.set("record", words * _WORD_BYTES - 1)
+    a.set("wrap", words * (ADDRESS_MASK + 1) - 1)
+    a.set("size", words * count)
+    a.set("kind", kind)
     # An address that is too large to be multiplied is out of range.
     a.load("place")
-    a.below(config.parameter_words, "address error")
-    a.shift_left("place", 2)
+    a.below(count, "address error")
+    bits = words.bit_length() - 1
+    a.shift_left("place", bits)
     a.store("place")
     for step in ("place_row", "place_plane"):
-        a.shift_left(step, 2)
-        a.subtract(a.constant(_RECORD_WORDS - 1))
+        a.shift_left(step, bits)
+        a.subtract(a.constant(words - 1))
         a.store(step)
-    a.jump("rows")
 
 
 def _store(a: Routines) -> None:

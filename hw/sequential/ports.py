@@ -7,8 +7,12 @@ from amaranth.lib.wiring import In, Out
 
 from ..config import Config
 
-__all__ = ["DIGITS", "LOG_COUNTERS", "LOG_TIMESTAMPS", "PARAMETERS", "WRITE", "FastShift", "Input",
-           "Mode", "Output", "ScratchpadPort", "Status", "Target", "written"]
+__all__ = ["COLUMN_GROUP", "DIGITS", "LOG_COUNTERS", "LOG_TIMESTAMPS", "PARAMETERS", "WRITE",
+           "FastShift", "Input", "Mode", "Output", "ScratchpadPort", "Status", "Target",
+           "column_groups", "written"]
+
+COLUMN_GROUP = 4
+"""Columns whose channels fill a scratchpad word, and whose weights a word of main memory."""
 
 DIGITS = 0x808080
 """Added to a value so that its bytes, with their highest bits turned over, are signed digits."""
@@ -43,7 +47,7 @@ class Output(IntEnum):
     # The nest: address, steps and counts of two loops, as many as a pass has.
     ADDRESS = 0     # address = 0
     JUMP = 1        # address += value
-    STEP_0 = 2
+    STEP_0 = 2      # of POST, from a pixel's last word to the next one's first
     STEP_1 = 3
     COUNT_0 = 4
     COUNT_1 = 5
@@ -51,6 +55,8 @@ class Output(IntEnum):
     RUN = 6         # a `Mode`
     WEIGHT = 7      # first weight word of the next pass
     ACCUMULATOR = 8 # first accumulator word
+    # A byte of the words that a pixel fills belongs to a channel of each. The next three are given
+    # word by word: row 0 to 3 of the first, row 0 to 3 of the second.
     ROW = 9         # weights of the next row, from row 0 on
     BIAS = 10
     SHIFT = 11      # of the channel, minus `FastShift.LEAST`; bit 4: every value is given to IN
@@ -60,6 +66,7 @@ class Output(IntEnum):
     MAIN = 14       # byte address in main memory
     TARGET = 15     # word address on the chip | `Target` << 16; a word begins
     MOVE = 16       # bytes, from main memory to the target or back
+    STEP_WORD = 17  # from a word that a pixel fills to the next one
     PUSH = 18       # a byte behind those that came
     # The run
     IDLE = 20       # the run is over
@@ -71,6 +78,11 @@ class Output(IntEnum):
     QUIET = 26      # the alarm is heard
     STOP = 27       # whatever engine and nest do
     PASS = 28       # JUMP, and RUN of the next pass of the array
+
+
+def column_groups(config: Config) -> int:
+    """Scratchpad words that a pixel's channels fill, and main memory words a row of weights."""
+    return config.columns // COLUMN_GROUP
 
 
 def written(source, port: Output):
@@ -96,6 +108,7 @@ class Status(IntEnum):
     CANCEL = 3
     UNFINISHED = 4 # of the nest
     STARTED = 5
+    WORD = 6       # of a pixel's words, the one of the value that stopped
     BUSY = 31      # engine or mover
 
 

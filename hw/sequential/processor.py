@@ -11,6 +11,7 @@ from amaranth.lib.memory import Memory
 from amaranth.lib.wiring import In, Out
 
 from .assembler import CODE_WORDS, DATA_WORDS, OPERAND_BITS, SHIFT_BITS, Assembler, Cond, Op
+from .memory_kinds import without_block_ram
 
 __all__ = ["PORT_BITS", "Processor"]
 
@@ -55,7 +56,7 @@ class Processor(wiring.Component):
 
         following = Signal(range(CODE_WORDS))
         decoding, executing = Signal(), Signal()
-        decoded, now = self._code_at(m, following), Signal(_WORD)
+        decoded, now = self._code_at(m, platform, following), Signal(_WORD)
         index = Signal(OPERAND_BITS)
         back = Signal.like(following)
         accumulator = self.value
@@ -151,16 +152,17 @@ class Processor(wiring.Component):
             m.d.sync += back.eq(following - 1)
         return m
 
-    def _code_at(self, m, address):
+    def _code_at(self, m, platform, address):
         """The word at the address of the cycle before. What does not fit into a power of two lies
-        in a second memory, which takes less block RAM than one twice as large."""
+        in a second memory, which takes less block RAM than one twice as large, or none."""
         half = 1 << (len(self._code) - 1).bit_length() - 1
         parts = [self._code[:half], self._code[half:]]
         words = []
         for k, part in enumerate(parts):
             depth = 1 << (len(part) - 1).bit_length()
             m.submodules[f"code_{k}"] = code = Memory(
-                shape=_WORD.size, depth=depth, init=part)
+                shape=_WORD.size, depth=depth, init=part,
+                attrs=without_block_ram(platform, "logic") if k else {})
             port = code.read_port()
             m.d.comb += port.addr.eq(address)
             words.append(port.data)

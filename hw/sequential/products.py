@@ -1,5 +1,5 @@
-"""The sixteen products of the sequential core and their sums, in eight SB_MAC16 of an iCE40, in
-sixteen multipliers of another chip, or in plain logic.
+"""The products of the sequential core and their sums, two in an SB_MAC16 of an iCE40, each in
+a multiplier of another chip, or in plain logic.
 
 Both the array and the post-processor multiply here (`engine.py`): there are no other multipliers
 in an iCE40UP5K.
@@ -10,8 +10,11 @@ from amaranth.lib import data, wiring
 from amaranth.lib.wiring import In, Out
 
 from ..multiplier import registered_product
+from .ports import COLUMN_GROUP
 
 __all__ = ["LATENCY", "Products", "has_mac16"]
+
+_ROWS = 4
 
 LATENCY = 4
 """Cycles from activations to sums."""
@@ -23,43 +26,54 @@ def has_mac16(platform) -> bool:
 
 
 class Products(wiring.Component):
-    """Four by four weights, each column multiplied with the same activations, and summed.
+    """Four rows of weights, each column multiplied with the same activations, and summed.
+
+    Parameters
+    ----------
+    columns : int
+        A multiple of `COLUMN_GROUP`.
 
     Members
     -------
     activations : In(32)
         Four int8, one a row.
-    weights : In(32), load : In(4)
-        Rows that take four new weights, one a column. They meet the activations of the same cycle.
-    sums : Out(array of 4 signed(18))
+    weights : In(8 * columns), load : In(columns)
+        Rows that take new weights, one a column: four bits for the rows of the first
+        `COLUMN_GROUP` columns, four for those of the next. They meet the activations of the same
+        cycle.
+    sums : Out(array of `columns` signed(18))
         Of the activations `LATENCY` cycles ago.
     """
 
-    def __init__(self):
+    def __init__(self, columns: int):
+        self._columns = columns
         super().__init__({
             "activations": In(32),
-            "weights": In(32),
-            "load": In(4),
-            "sums": Out(data.ArrayLayout(signed(18), 4)),
+            "weights": In(8 * columns),
+            "load": In(_ROWS * columns // COLUMN_GROUP),
+            "sums": Out(data.ArrayLayout(signed(18), columns)),
         })
 
     def elaborate(self, platform):
         m = Module()
         pairs = {}
         for upper in (0, 2):
-            for half in (0, 1):
+            for left in range(0, self._columns, 2):
                 if has_mac16(platform):
-                    found = self._mac16(m, upper, 2 * half)
+                    found = self._mac16(m, upper, left)
                 else:
-                    found = self._separate(m, platform, upper, 2 * half)
+                    found = self._separate(m, platform, upper, left)
                 for k, pair in enumerate(found):
                     # Two products are at least -2 * 127 * 128: what looks less is 2^15.
-                    wide = Signal(signed(17), name=f"pair_{upper}_{2 * half + k}")
+                    wide = Signal(signed(17), name=f"pair_{upper}_{left + k}")
                     m.d.comb += wide.eq(Cat(pair, pair[15] & pair[8:15].any()).as_signed())
-                    pairs[upper, 2 * half + k] = wide
-        for column in range(4):
+                    pairs[upper, left + k] = wide
+        for column in range(self._columns):
             m.d.sync += self.sums[column].eq(pairs[0, column] + pairs[2, column])
         return m
+
+    def _load(self, row, column):
+        return self.load[column // COLUMN_GROUP * _ROWS + row]
 
     def _separate(self, m, platform, upper, left):
         """Sums of two rows' products, of two columns, modulo 2^16."""
@@ -70,7 +84,7 @@ class Products(wiring.Component):
                     m, platform, "array", f"product_{row}_{column}",
                     self.activations.word_select(row, 8).as_signed(),
                     self.weights.word_select(column, 8).as_signed(),
-                    enable=Const(1), a_enable=Const(1), b_enable=self.load[row])
+                    enable=Const(1), a_enable=Const(1), b_enable=self._load(row, column))
                 for row in (upper, upper + 1)]
             pair = Signal(16, name=f"sum_{upper}_{column}", reset_less=True)
             m.d.sync += pair.eq(products[0] + products[1])
@@ -100,7 +114,7 @@ class Products(wiring.Component):
                 i_CLK=ClockSignal(), i_CE=Const(1, 1),
                 i_A=Cat(activation, activation), i_B=self.weights.word_select(left // 2, 16),
                 i_C=before[16:], i_D=before[:16],
-                i_AHOLD=Const(0, 1), i_BHOLD=~self.load[row],
+                i_AHOLD=Const(0, 1), i_BHOLD=~self._load(row, left),
                 i_CHOLD=Const(0, 1), i_DHOLD=Const(0, 1),
                 i_IRSTTOP=Const(0, 1), i_IRSTBOT=Const(0, 1),
                 i_ORSTTOP=Const(0, 1), i_ORSTBOT=Const(0, 1),

@@ -3,14 +3,15 @@
 A value of 22 bits and sign is three signed digits of eight bits, the multiplier 16 bits. Their
 products are what the array's columns can sum up: column k has the sum of digit products of weight
 2^(8k), with the weights that the program has put there (`firmware`). Here the four sums become one
-product, which is shifted, rounded half to even, moved by the zero point, and clamped.
+product, which is shifted, rounded half to even, moved by the zero point, and clamped. Another four
+columns have another channel's weights.
 """
 
 from amaranth import Cat, Const, Module, Mux, Signal, signed
 from amaranth.lib import data, wiring
 from amaranth.lib.wiring import In, Out
 
-from .ports import FastShift
+from .ports import COLUMN_GROUP, FastShift
 
 __all__ = ["LATENCY", "Requantizer"]
 
@@ -26,22 +27,30 @@ _QUOTIENT_BITS = 10
 
 
 class Requantizer(wiring.Component):
-    """Members: `sums` of the columns; `shift` minus `FastShift.LEAST`; `zero`, `low`, `high`;
-    `result`, an int8 `LATENCY` cycles later."""
+    """Members: `sums` of the columns; `shift` of each group of `COLUMN_GROUP` columns, minus
+    `FastShift.LEAST`; `word`, the group of a value, together with its sums, where there are two;
+    `zero`, `low`, `high`; `result`, an int8 `LATENCY` cycles later."""
 
-    def __init__(self):
+    def __init__(self, groups: int):
+        self._groups = groups
         super().__init__({
-            "sums": In(data.ArrayLayout(signed(18), 4)),
-            "shift": In(4),
+            "sums": In(data.ArrayLayout(signed(18), COLUMN_GROUP * groups)),
+            "shift": In(4 * groups),
+            **({"word": In(1)} if groups > 1 else {}),
             "zero": In(signed(8)), "low": In(signed(8)), "high": In(signed(8)),
             "result": Out(8),
         })
 
     def elaborate(self, platform):
         m = Module()
+        sums, shift = self.sums, self.shift
+        if self._groups > 1:
+            sums = [Mux(self.word, self.sums[k + COLUMN_GROUP], self.sums[k])
+                    for k in range(COLUMN_GROUP)]
+            shift = self._shifts(m)
         halves = []
         for k in (0, 2):
-            low, high = self.sums[k], self.sums[k + 1]
+            low, high = sums[k], sums[k + 1]
             half = Signal(signed(28), name=f"half_{k}", reset_less=True)
             m.d.sync += half.eq(Cat(low[:8], high + (low >> 8)).as_signed())
             halves.append(half)
@@ -53,8 +62,8 @@ class Requantizer(wiring.Component):
         for stage, bits in enumerate(((3, 2), (1, 0))):
             for bit in bits:
                 count = 1 << bit
-                rest = rest | (self.shift[bit] & value[:count].any())
-                value = Mux(self.shift[bit], value >> count, value)
+                rest = rest | (shift[bit] & value[:count].any())
+                value = Mux(shift[bit], value >> count, value)
             shifted = Signal(signed(_BITS - _GUARD), name=f"shifted_{stage}", reset_less=True)
             sticky = Signal(name=f"sticky_{stage}", reset_less=True)
             m.d.sync += [shifted.eq(value), sticky.eq(rest)]
@@ -80,3 +89,11 @@ class Requantizer(wiring.Component):
         m.d.comb += bounded.eq(Mux(moved < self.low, self.low, moved))
         m.d.sync += self.result.eq(Mux(bounded > self.high, self.high, bounded))
         return m
+
+    def _shifts(self, m):
+        """The bits of a value's shift, each in the cycle that it is used in."""
+        word = Signal()
+        upper, lower, waiting = Signal(2), Signal(2), Signal(2)
+        chosen = self.shift.word_select(word, 4)
+        m.d.sync += [word.eq(self.word), Cat(waiting, upper).eq(chosen), lower.eq(waiting)]
+        return Cat(lower, upper)

@@ -13,6 +13,7 @@ from systolith.hw.isa import (
     Instruction,
     Load,
     Post,
+    PostSource,
     Queue,
     Store,
 )
@@ -36,8 +37,8 @@ PASS, LEAST_PASS, OUTER_PASS = 10, 14, 25
 CLEAR_HIDDEN = 60
 """Pixels whose clearing is hidden behind the decoding."""
 
-COLUMN, LEAST_COLUMN = 50, 88
-"""The same for a column of POST."""
+COLUMN, LEAST_COLUMN = {1: 50, 2: 96}, {1: 88, 2: 201}
+"""The same for a byte of POST's words, by the words that a pixel fills."""
 
 LOAD_BEGIN, CHUNK, PIECE, PIECE_BYTES = 300, 68, 47, 252
 """What a LOAD takes more, a chunk, and each piece of a chunk behind the first."""
@@ -57,7 +58,7 @@ def sequential_estimate(config: Config, lists: Mapping[Queue, Sequence[Instructi
     retired: dict[Queue, list[int]] = {queue: [] for queue in Queue}
     work: dict[Queue, list[int]] = {queue: [] for queue in Queue}
     for queue, instruction in _execution_order(lists):
-        taken = _instruction_cycles(instruction)
+        taken = _instruction_cycles(config, instruction)
         cycles += taken
         retired[queue].append(cycles)
         work[queue].append(taken)
@@ -68,7 +69,7 @@ def sequential_estimate(config: Config, lists: Mapping[Queue, Sequence[Instructi
     return Estimate(cycles, tuple(marks), retired, work, beats + fetched, fetched)
 
 
-def _instruction_cycles(instruction: Instruction) -> int:
+def _instruction_cycles(config: Config, instruction: Instruction) -> int:
     """Cycles from one retirement to the next, with nothing to wait for."""
     match instruction:
         case Array():
@@ -82,7 +83,8 @@ def _instruction_cycles(instruction: Instruction) -> int:
                     + (outer or 0) * OUTER_PASS)
         case Post():
             pixels = instruction.count_0 * instruction.count_1
-            return BEGIN + 4 * max(pixels + COLUMN, LEAST_COLUMN)
+            words = config.columns // config.rows if instruction.source == PostSource.ARRAY else 1
+            return BEGIN + config.rows * max(words * pixels + COLUMN[words], LEAST_COLUMN[words])
         case Fill():
             words = instruction.words * instruction.rows
             return BEGIN + instruction.planes * (words + PLANE)

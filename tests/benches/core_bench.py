@@ -177,6 +177,13 @@ def wrong_programs(config):
     yield {Queue.POST: [Post(destination=words)]}, ErrorCode.ADDRESS, Queue.POST, 0
     yield ({Queue.VECTOR: [Vector(activation=words)]},
            ErrorCode.ADDRESS if config.vector_taps else ErrorCode.DECODE, Queue.VECTOR, 0)
+    if config.columns > config.rows:
+        # The last word of a pixel; records of the last columns.
+        yield ({Queue.POST: [Post(destination=words - 1, word_step=1)]}, ErrorCode.ADDRESS,
+               Queue.POST, 0)
+        few = config.parameter_words - config.rows // config.lanes
+        yield ({Queue.POST: [Post(source=PostSource.SCRATCHPAD, parameter=few),
+                             Post(parameter=few)]}, ErrorCode.ADDRESS, Queue.POST, 1)
     if not config.vector_taps:
         yield {Queue.LOAD: [Load(target=LoadTarget.VECTOR_WEIGHT)]}, ErrorCode.DECODE, Queue.LOAD, 0
         yield {Queue.POST: [Post(source=PostSource.VECTOR)]}, ErrorCode.DECODE, Queue.POST, 0
