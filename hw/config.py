@@ -157,8 +157,8 @@ class Config:
         if self.columns not in (4, 8):
             raise ConfigError(f"sequential needs columns of 4 or 8, not {self.columns}")
         needed = {"rows": 4, "lanes": 1, "vector_taps": 0, "table": False,
-                  "residual": False, "multiplier_bits": 16, "bias": "int32", "weight_bits": 8, "paired_columns": False,
-                  "memory_bytes_per_beat": 4, "sdram": ""}
+                  "residual": False, "multiplier_bits": 16, "bias": "int32", "weight_bits": 8,
+                  "paired_columns": False, "memory_bytes_per_beat": 4, "sdram": ""}
         for name, value in needed.items():
             if getattr(self, name) != value:
                 raise ConfigError(f"sequential needs {name} = {value!r}, not "

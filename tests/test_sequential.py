@@ -63,10 +63,11 @@ def test_core(name):
                         "the_watchdog_ends_long_instructions"])
 
 
-def test_a_large_value_behind_the_last_one_is_nobodys():
+@pytest.mark.parametrize("name", ("small", "wide"))
+def test_a_large_value_behind_the_last_one_is_nobodys(name):
     """The post-processor has read on when it writes the last value, and a sum of more than 22 bits
     stops it wherever it lies."""
-    config = CONFIGS["wide"]
+    config = CONFIGS[name]
     tiles, channels, data = config.weight_words // config.rows, config.columns, 1 << 14
     weights = tiles * config.tile_words * config.weight_word_bytes
     lists = {

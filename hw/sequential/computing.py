@@ -205,7 +205,7 @@ def _post(a: Routines) -> None:
     a.label("post stopped")
     a.wait()
     # Behind the last value come any others, and one of them may have stopped as well.
-    a.status(Status.UNFINISHED if wide else Status.STOPPED)
+    a.status(Status.UNFINISHED)
     a.jump("post next", Cond.ZERO)
     a.input(Input.VALUE)
     a.subtract(a.constant(DIGITS))
