@@ -87,9 +87,6 @@ class Board:
         Of the link's UART; None makes the board's own USB connector the link (`boards/usb.py`).
     programmer : tuple of str
         Command that loads a bitstream, whose path is put at its end.
-    reroute_slow : bool
-        Wires that are too slow are routed again, where the family's tool can do that. False where
-        there are too few wires for that: routing would not end.
     prepare : callable or None
         Statements the board needs besides clock, memory and link: `prepare(m, platform)`.
     one_clock : bool
@@ -107,7 +104,6 @@ class Board:
     sdram: SdramChip | None
     baud: int | None
     programmer: tuple[str, ...]
-    reroute_slow: bool = True
     prepare: Callable[[Any, Any], None] | None = None
     one_clock: bool = False
     spram: bool = False

@@ -161,8 +161,7 @@ def steps(board: Board, platform, name: str = "top", *, seed: int = SEEDS[0]) ->
             "--speed", platform.speed, "--lpf", f"{name}.lpf", "--textcfg", f"{name}.config",
             # The default router makes hardly any way in designs that fill half of the chip, and
             # the default placer leaves wires that are a tenth longer, and clocks slower by as much.
-            "--router", "router2", "--placer", "static",
-            *((_SLOW_AGAIN,) if board.reroute_slow else ()))
+            "--router", "router2", "--placer", "static", _SLOW_AGAIN)
         placed = f"{name}.config"
         pack = (_script("yowasp-ecppack"), "--compress", "--input", f"{name}.config",
                 "--bit", f"{name}.bit")
