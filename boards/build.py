@@ -56,7 +56,7 @@ def identity(board: Board, config: Config) -> int:
     return int.from_bytes(digest.digest()[:8], "big")
 
 
-def build_board(board: Board, config: Config | None = None, *, folder: Path,
+def build_board(board: Board, config: Config, *, folder: Path,
                 progress: Callable[[str], None] = lambda text: None) -> dict[str, Any]:
     """Build a bitstream in `folder`, or find the one that is there.
 
@@ -68,7 +68,6 @@ def build_board(board: Board, config: Config | None = None, *, folder: Path,
 
     Raises `BuildError` when a tool fails, and `ConfigError` when the board cannot have `config`.
     """
-    config = board.config if config is None else config
     progress(f"{board.name}: elaborating")
     name = identity(board, config)
     with locked(folder.parent / f".{folder.name}.lock"):  # whoever comes second finds the first's

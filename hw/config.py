@@ -207,6 +207,11 @@ class Config:
         return self.columns * self.weight_bits // 8
 
     @property
+    def column_words(self) -> int:
+        """Scratchpad words of a pixel that the array's columns are results for."""
+        return max(1, self.columns // self.rows)
+
+    @property
     def parameter_word_bytes(self) -> int:
         """Bytes of one parameter memory word as it lies in main memory."""
         return 16 * self.lanes

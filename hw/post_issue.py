@@ -85,7 +85,7 @@ class PostIssue(wiring.Component):
     def elaborate(self, platform):
         m = Module()
         i = self.engine.instruction.p
-        self._wide = max(self._config.columns // self._config.rows, 1)
+        self._wide = self._config.column_words
 
         # Instructions: checked, then begun when the walk of the one before ends.
         wrong = Signal(ErrorCode)

@@ -12,7 +12,6 @@ from .ports import (
     Mode,
     Output,
     Status,
-    column_groups,
 )
 from .routines import Routines
 
@@ -152,7 +151,7 @@ def _post(a: Routines) -> None:
     a.field(op, "source")
     a.memory(Op.XOR, a.constant(PostSource.SCRATCHPAD))
     a.jump("operand", Cond.ZERO)
-    wide = column_groups(a.config) > 1
+    wide = a.config.column_words > 1
     if wide:
         _records(a, a.config.columns)
         a.field(op, "word_step")
@@ -168,7 +167,7 @@ def _post(a: Routines) -> None:
     a.label("post column")
     a.output(Output.ADDRESS)
     a.give(Output.JUMP, "target")
-    for names in ({}, _SECOND)[:column_groups(a.config)]:
+    for names in ({}, _SECOND)[:a.config.column_words]:
         for port, variable in ((Output.ROW, "row 0"), (Output.ROW, "row 1"), (Output.ROW, "row 2"),
                                (Output.ROW, "row 3"), (Output.BIAS, "offset"),
                                (Output.SHIFT, "distance")):
@@ -230,7 +229,7 @@ def _records(a: Routines, channels: int) -> None:
 
 def _channels(a: Routines) -> None:
     """What the next records mean, one for each word of a pixel."""
-    if column_groups(a.config) > 1:
+    if a.config.column_words > 1:
         ahead = a.constant(_RECORD_WORDS * COLUMN_GROUP)
         a.increase("record", ahead)
         a.call("channel")

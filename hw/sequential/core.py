@@ -34,7 +34,6 @@ from .ports import (
     Output,
     ScratchpadPort,
     Status,
-    column_groups,
     written,
 )
 from .processor import Processor
@@ -105,7 +104,7 @@ class SequentialCore(wiring.Component):
         status = {Status.ALARM: alarm, Status.FAULT: engine.fault, Status.STOPPED: engine.stopped,
                   Status.CANCEL: cancel, Status.UNFINISHED: engine.unfinished,
                   Status.STARTED: ~idle, Status.BUSY: busy}
-        if column_groups(config) > 1:
+        if config.column_words > 1:
             status[Status.WORD] = engine.word
         with m.Switch(processor.port[:3]):
             with m.Case(Input.STATUS):

@@ -21,11 +21,11 @@ from ..config import Config
 from .nest import Nest
 from .ports import (
     COLUMN_GROUP,
+    ROWS,
     WRITE,
     Mode,
     Output,
     ScratchpadPort,
-    column_groups,
     written,
 )
 from .products import LATENCY as PRODUCTS_LATENCY
@@ -35,7 +35,6 @@ from .requantize import Requantizer
 
 __all__ = ["Engine"]
 
-_ROWS = 4
 _SETTLING = 2
 """Cycles behind a pass in which it is still busy. The program needs three more from then to the
 next PASS, and so all sums are in their place when the accumulators are walked again."""
@@ -61,7 +60,7 @@ class Engine(wiring.Component):
 
     def __init__(self, config: Config):
         self._config = config
-        self._groups = column_groups(config)
+        self._groups = config.column_words
         super().__init__({
             "output": In(1), "port": In(5), "value": In(32),
             "weight": In(WRITE),
@@ -133,8 +132,8 @@ class Engine(wiring.Component):
                 post, self._requantizer.result, self._zero))),
             self.scratchpad.enable.eq(accesses | jumped),
             self.scratchpad.address.eq(nest.address),
-            self.scratchpad.data.eq(Cat(self._result_data for _ in range(_ROWS))),
-            self.scratchpad.mask.eq(Mux(outside, 0, filling.replicate(_ROWS)
+            self.scratchpad.data.eq(Cat(self._result_data for _ in range(ROWS))),
+            self.scratchpad.mask.eq(Mux(outside, 0, filling.replicate(ROWS)
                                         | Mux(result, 1 << self._column, 0))),
         ]
         pixel = result  # whose last word is written
@@ -174,9 +173,9 @@ class Engine(wiring.Component):
                      write.en.eq(self.weight.enable << part if groups > 1 else
                                  self.weight.enable)]
         word = Signal(range(2 * config.weight_words))
-        row = Signal(range(_ROWS * groups))
-        group = row[_ROWS.bit_length() - 1:]  # of columns, where they are not loaded all at once
-        row_of_group = row[:_ROWS.bit_length() - 1]
+        row = Signal(range(ROWS * groups))
+        group = row[ROWS.bit_length() - 1:]  # of columns, where they are not loaded all at once
+        row_of_group = row[:ROWS.bit_length() - 1]
         fetched = Signal()
         by_hand = written(self, Output.ROW)
         m.d.comb += [
@@ -190,14 +189,14 @@ class Engine(wiring.Component):
         taken = fetched | by_hand
         with m.If(taken):
             for k in range(groups):
-                rows = products.load[_ROWS * k:_ROWS * (k + 1)]
+                rows = products.load[ROWS * k:ROWS * (k + 1)]
                 if groups == 1:
                     m.d.comb += rows.eq(1 << row)
                 else:
                     m.d.comb += rows.eq((fetched | (group == k)) << row_of_group)
             m.d.sync += row.eq(row + 1)
         # The fourth word is asked for in the cycle in which the third one comes.
-        with m.If(loading & fetched & (row_of_group == _ROWS - 2)):
+        with m.If(loading & fetched & (row_of_group == ROWS - 2)):
             m.d.sync += [loading.eq(0), running.eq(1)]
         with m.If(written(self, Output.WEIGHT)):
             m.d.sync += word.eq(self.value)

@@ -3,7 +3,7 @@
 from ..isa import LoadTarget, Opcode
 from .assembler import Cond, Op
 from .mover import MOST
-from .ports import PARAMETERS, Mode, Output, Target, column_groups
+from .ports import PARAMETERS, Mode, Output, Target
 from .routines import ADDRESS_MASK, Routines
 
 __all__ = ["movement"]
@@ -46,11 +46,11 @@ def _load(a: Routines) -> None:
     a.jump("rows", Cond.ZERO)
     a.subtract(a.constant(LoadTarget.PARAMETER))
     a.jump("load records", Cond.ZERO)
-    if column_groups(config) == 1:
+    if config.column_words == 1:
         a.set("size", config.weight_words)
         a.set("kind", Target.WEIGHT << 16)
     else:
-        _long_words(a, column_groups(config), config.weight_words, Target.WEIGHT << 16)
+        _long_words(a, config.column_words, config.weight_words, Target.WEIGHT << 16)
     a.jump("rows")
     a.label("load add")
     a.load("row")

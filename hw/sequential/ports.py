@@ -7,11 +7,28 @@ from amaranth.lib.wiring import In, Out
 
 from ..config import Config
 
-__all__ = ["COLUMN_GROUP", "DIGITS", "LOG_COUNTERS", "LOG_TIMESTAMPS", "PARAMETERS", "WRITE",
-           "FastShift", "Input", "Mode", "Output", "ScratchpadPort", "Status", "Target",
-           "column_groups", "written"]
+__all__ = [
+    "COLUMN_GROUP",
+    "DIGITS",
+    "LOG_COUNTERS",
+    "LOG_TIMESTAMPS",
+    "PARAMETERS",
+    "ROWS",
+    "WRITE",
+    "FastShift",
+    "Input",
+    "Mode",
+    "Output",
+    "ScratchpadPort",
+    "Status",
+    "Target",
+    "written",
+]
 
-COLUMN_GROUP = 4
+ROWS = 4
+"""Of the array; bytes of a scratchpad word."""
+
+COLUMN_GROUP = ROWS
 """Columns whose channels fill a scratchpad word, and whose weights a word of main memory."""
 
 DIGITS = 0x808080
@@ -78,11 +95,6 @@ class Output(IntEnum):
     QUIET = 26      # the alarm is heard
     STOP = 27       # whatever engine and nest do
     PASS = 28       # JUMP, and RUN of the next pass of the array
-
-
-def column_groups(config: Config) -> int:
-    """Scratchpad words that a pixel's channels fill, and main memory words a row of weights."""
-    return config.columns // COLUMN_GROUP
 
 
 def written(source, port: Output):

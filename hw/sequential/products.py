@@ -10,11 +10,9 @@ from amaranth.lib import data, wiring
 from amaranth.lib.wiring import In, Out
 
 from ..multiplier import registered_product
-from .ports import COLUMN_GROUP
+from .ports import COLUMN_GROUP, ROWS
 
 __all__ = ["LATENCY", "Products", "has_mac16"]
-
-_ROWS = 4
 
 LATENCY = 4
 """Cycles from activations to sums."""
@@ -50,7 +48,7 @@ class Products(wiring.Component):
         super().__init__({
             "activations": In(32),
             "weights": In(8 * columns),
-            "load": In(_ROWS * columns // COLUMN_GROUP),
+            "load": In(ROWS * columns // COLUMN_GROUP),
             "sums": Out(data.ArrayLayout(signed(18), columns)),
         })
 
@@ -73,7 +71,7 @@ class Products(wiring.Component):
         return m
 
     def _load(self, row, column):
-        return self.load[column // COLUMN_GROUP * _ROWS + row]
+        return self.load[column // COLUMN_GROUP * ROWS + row]
 
     def _separate(self, m, platform, upper, left):
         """Sums of two rows' products, of two columns, modulo 2^16."""

@@ -153,7 +153,7 @@ class Blocked:
 
     def _matrix(self, operation: Matrix) -> None:
         config = self.config
-        words = max(1, config.columns // config.rows)
+        words = config.column_words
         unit = max(1, config.rows // config.columns)  # output groups a word
         for tile in self._split(operation, config.accumulator_words, words):
             for first in range(0, self.tiler.groups_out(operation), unit):

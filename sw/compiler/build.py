@@ -157,7 +157,7 @@ class _Build:
             extent = planned.segment.extents[name]
             groups = self.lowered.features[name].buffer_groups(self.config)
             if name in planned.staged:
-                groups = min(groups, STAGES * max(1, self.config.columns // self.config.rows))
+                groups = min(groups, STAGES * self.config.column_words)
             views[name] = View(base=base, capacity=planned.capacities[name], groups=groups,
                                width=extent.width, first_row=extent.top, first_column=extent.left,
                                circular=name in planned.staged)

@@ -55,7 +55,7 @@ def post(tiler: Tiler, operation: Operation, j: int, tile: Tile, destination: Vi
     if matrix:
         group = j * config.columns // config.rows
         offset = j * config.columns % config.rows
-        words = max(1, config.columns // config.rows)
+        words = config.column_words
     broadcast = isinstance(operation, Point) and operation.broadcast
     for begin, number in _runs(tile, [destination, operand_a, None if broadcast else operand_b]):
         row = tile.top + begin

@@ -36,7 +36,7 @@ class Feature:
 
     def buffer_groups(self, config: Config) -> int:
         """Words a pixel in a scratchpad buffer: POST writes whole array columns."""
-        unit = max(1, config.columns // config.rows)
+        unit = config.column_words
         return -(-self.groups(config) // unit) * unit
 
 

@@ -129,8 +129,7 @@ class _Planner:
 
     def _stage_words(self, name: str) -> int:
         """Words a row of a staged feature: a few output groups at a time."""
-        unit = max(1, self.config.columns // self.config.rows)
-        return min(STAGES * unit, self._groups(name)) * self.extents[name].width
+        return min(STAGES * self.config.column_words, self._groups(name)) * self.extents[name].width
 
     def _groups(self, name: str) -> int:
         feature: Feature = self.lowered.features[name]

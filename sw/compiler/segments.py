@@ -153,7 +153,7 @@ class SegmentUnits:
 
     def _matrix(self, operation: Matrix, tile: Tile) -> None:
         config = self.config
-        words = max(1, config.columns // config.rows)
+        words = config.column_words
         unit = max(1, config.rows // config.columns)
         count = -(-self.lowered.features[operation.output].channels // config.columns)
         pending = 0

@@ -70,7 +70,7 @@ def write_waits(config: Config, writer: Load | Fill, post: Post) -> float:
 
 def _pixels(config: Config, post: Post, step_0: int, step_1: int) -> Walk:
     """The post-processor's walk over pixels, whose steps begin at a pixel's first word."""
-    words = max(1, config.columns // config.rows) if post.source == PostSource.ARRAY else 1
+    words = config.column_words if post.source == PostSource.ARRAY else 1
     back = (words - 1) * post.word_step
     return (words, post.word_step), (post.count_0, step_0 - back), (post.count_1, step_1 - back)
 

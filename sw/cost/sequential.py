@@ -83,7 +83,7 @@ def _instruction_cycles(config: Config, instruction: Instruction) -> int:
                     + (outer or 0) * OUTER_PASS)
         case Post():
             pixels = instruction.count_0 * instruction.count_1
-            words = config.columns // config.rows if instruction.source == PostSource.ARRAY else 1
+            words = config.column_words if instruction.source == PostSource.ARRAY else 1
             return BEGIN + config.rows * max(words * pixels + COLUMN[words], LEAST_COLUMN[words])
         case Fill():
             words = instruction.words * instruction.rows
