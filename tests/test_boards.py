@@ -295,9 +295,12 @@ def test_two_builds_in_a_folder_do_not_meet(tmp_path, monkeypatch):
 
     monkeypatch.setattr(board_build, "identity", lambda *args: 1)
     monkeypatch.setattr(board_build, "_build", build)
+    board = BOARDS["arty-a7-35t"]
     with ThreadPoolExecutor(3) as pool:
-        for _ in range(3):
-            pool.submit(board_build.build_board, BOARDS["arty-a7-35t"], folder=tmp_path / "build")
+        builds = [pool.submit(board_build.build_board, board, board.config, folder=tmp_path / "out")
+                  for _ in range(3)]
+    for one in builds:
+        one.result()
     assert most == 1
 
 
