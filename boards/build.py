@@ -21,6 +21,7 @@ from systolith.sim.build import locked
 
 from . import flow
 from .board import FAMILIES, Board
+from .carry import REVISION
 from .catalog import BOARDS
 from .netlist_checks import check_crossings
 
@@ -52,6 +53,8 @@ def identity(board: Board, config: Config) -> int:
              "commands": [[Path(step.command[0]).name, *step.command[1:]]
                           for step in flow.steps(board, platform)],
              "tools": flow.tool_versions(board.family, usb=board.baud is None)}
+    if board.family == "ecp5":
+        parts["trimmed"] = REVISION
     digest.update(json.dumps(parts, sort_keys=True).encode())
     return int.from_bytes(digest.digest()[:8], "big")
 
@@ -94,8 +97,10 @@ def _build(board: Board, config: Config, name: int, folder: Path,
                 folder, lambda: _reached(_report(board, config, folder, built=True)),
                 lambda text: progress(f"{board.name}: {text}"))
             continue
-        flow.run_step(step, folder)
-        if step.name == "synthesis":
+        if step.name != "synthesis":
+            flow.run_step(step, folder)
+        else:
+            flow.synthesize(board.family, step, folder)
             flow.check_latches(folder / step.log)
             if board.family in ("ecp5", "gowin"):
                 found = check_crossings(folder / "top.json")

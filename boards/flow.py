@@ -21,8 +21,9 @@ from pathlib import Path
 from systolith.errors import BuildError, MissingExtraError
 
 from .board import Board
+from .carry import trim_file
 
-__all__ = ["SEEDS", "Attempt", "Step", "check_latches", "place", "run_step", "steps",
+__all__ = ["SEEDS", "Attempt", "Step", "check_latches", "place", "run_step", "steps", "synthesize",
            "tool_versions", "without_collisions"]
 
 SEEDS = (1, 2, 3, 4)
@@ -186,6 +187,13 @@ def steps(board: Board, platform, name: str = "top", *, seed: int = SEEDS[0]) ->
                      tuple(word for word in place if word != _SLOW_AGAIN)
                      if _SLOW_AGAIN in place else ())
     return [synthesis, placement, Step("packing", pack, f"{name}.pack")]
+
+
+def synthesize(family: str, step: Step, folder: Path, name: str = "top") -> None:
+    """Run a synthesis, and leave in `folder` the netlist that placement reads."""
+    run_step(step, folder)
+    if family == "ecp5":
+        trim_file(folder / f"{name}.json")
 
 
 def check_latches(log: Path) -> None:

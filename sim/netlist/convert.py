@@ -38,7 +38,8 @@ class Netlist:
             self._modules = design["modules"]
             module = self._modules[top]
             self.ports: dict[str, Any] = module["ports"]
-            self._cells = {name: cell for name, cell in module["cells"].items()
+            self._cells = {name: _without_open_outputs(cell)
+                           for name, cell in module["cells"].items()
                            if cell["type"] != "$scopeinfo"}
         except (KeyError, TypeError, AttributeError):
             raise BuildError(f"there is no module '{top}' in the netlist: build it again") from None
@@ -79,6 +80,13 @@ class Netlist:
                           for port, about in self.ports.items())
         wires = (f"wire {wire};" for bit, wire in names.items() if wire == f"n{bit}")
         return "\n".join((f"module {name}({ports});", *wires, *lines, "endmodule", ""))
+
+
+def _without_open_outputs(cell: Mapping[str, Any]) -> dict[str, Any]:
+    """A cell without the outputs that have no net (`boards/carry.py`)."""
+    return {**cell, "connections": {
+        pin: bits for pin, bits in cell["connections"].items()
+        if bits != ["x"] or cell["port_directions"][pin] != "output"}}
 
 
 def _pad(cell: Mapping[str, Any], net: Net) -> Iterator[str]:
