@@ -93,6 +93,10 @@ class Board:
         The link runs at the core's clock, too: small chips have no room for what crosses clocks.
     spram : bool
         Main memory and scratchpad share the SPRAM of an iCE40.
+    asked : float
+        nextpnr is asked for clocks that are so many times those wanted. It takes every net for
+        critical where all that is asked for is met, and then none makes room for another: a design
+        that is fast enough when placed has to be asked for more, or it is not routed.
     """
 
     name: str
@@ -107,6 +111,7 @@ class Board:
     prepare: Callable[[Any, Any], None] | None = None
     one_clock: bool = False
     spram: bool = False
+    asked: float = 1.0
 
     @property
     def config(self) -> Config:

@@ -165,6 +165,8 @@ def _design(board: Board, config: Config, name: int) -> tuple[Any, dict[str, byt
     files = dict(plan.files)
     if "top.il" in files:
         files["top.il"] = flow.without_collisions(files["top.il"])
+    if board.asked != 1:
+        files["top.lpf"] = flow.faster(files["top.lpf"], board.asked)
     return platform, {file: content if isinstance(content, bytes) else content.encode()
                       for file, content in files.items()}
 
@@ -184,8 +186,9 @@ def _report(board: Board, config: Config, folder: Path, *, built: bool) -> dict[
     reached, wanted = {}, {}
     oscillator_mhz = board.platform().default_clk_frequency / 1e6
     for net, clock in report["fmax"].items():
+        constraint = clock["constraint"] / board.asked
         names = [name for name, mhz in (("core", config.clock_mhz), ("link", oscillator_mhz))
-                 if abs(clock["constraint"] - mhz) < 0.5]
+                 if abs(constraint - mhz) < 0.5]
         if not names:
             raise BuildError(f"{board.name} has a clock without a constraint of its own, {net}: "
                              "name its frequency in the platform")
@@ -193,7 +196,7 @@ def _report(board: Board, config: Config, folder: Path, *, built: bool) -> dict[
         # a core may run at the oscillator's.
         for name in names:
             reached[name] = min(reached.get(name, clock["achieved"]), clock["achieved"])
-            wanted[name] = clock["constraint"]
+            wanted[name] = constraint
     used = report["utilization"]
     utilization = {
         ours: {"used": used[theirs]["used"], "available": used[theirs]["available"]}

@@ -23,8 +23,8 @@ from systolith.errors import BuildError, MissingExtraError
 from .board import Board
 from .carry import trim_file
 
-__all__ = ["SEEDS", "Attempt", "Step", "check_latches", "place", "run_step", "steps", "synthesize",
-           "tool_versions", "without_collisions"]
+__all__ = ["SEEDS", "Attempt", "Step", "check_latches", "faster", "place", "run_step", "steps",
+           "synthesize", "tool_versions", "without_collisions"]
 
 SEEDS = (1, 2, 3, 4)
 """Of placement, tried in this order: fixed, for the same result every time."""
@@ -35,7 +35,8 @@ are too slow. Where the number has grown to more than double since then, routing
 last wires can take a hundred rounds, but not where others stay too slow."""
 
 _SLOW_AGAIN = "--tmg-ripup"
-"""Nets that are too slow are routed again, until none is. Where that cannot be, there is no end."""
+"""Nets that are too slow are routed again, until none is. Where that cannot be, as where more is
+asked for than there will be, there is no end."""
 
 _SYNTHESIS = {
     # Multipliers are instantiated (hw/multiplier.py); what is left of products is logic. A wire
@@ -68,6 +69,7 @@ _PACKAGES = {
 _READ_PORT = re.compile(
     r"(parameter \\TRANSPARENCY_MASK (\d+)'0+\n\s*parameter \\COLLISION_X_MASK )\2'0+\n")
 _ROUND = re.compile(r"iter=\d+ wires=\d+ overused=(\d+) overuse=\d+(?: tmgfail=(\d+))?")
+_ASKED = re.compile(r"(?m)^(FREQUENCY \S+ \S+ )([\d.]+)(?= HZ;)")
 _PORT_CLOCK = re.compile(r"(?s)cell \$mem(?:rd|wr)_v2 .*?connect \\CLK ([^\n]+)")
 
 
@@ -127,6 +129,11 @@ def without_collisions(rtlil: str) -> str:
     return "".join(modules)
 
 
+def faster(constraints: str, times: float) -> str:
+    """An ECP5's constraints (.lpf) with clocks so many times as fast, and PLLs' with them."""
+    return _ASKED.sub(lambda match: f"{match[1]}{times * float(match[2]):.1f}", constraints)
+
+
 def _script(name: str) -> str:
     """Path of a tool that pip installed beside the running Python."""
     return str(Path(sys.executable).parent / name)
@@ -162,7 +169,8 @@ def steps(board: Board, platform, name: str = "top", *, seed: int = SEEDS[0]) ->
             "--speed", platform.speed, "--lpf", f"{name}.lpf", "--textcfg", f"{name}.config",
             # The default router makes hardly any way in designs that fill half of the chip, and
             # the default placer leaves wires that are a tenth longer, and clocks slower by as much.
-            "--router", "router2", "--placer", "static", _SLOW_AGAIN)
+            "--router", "router2", "--placer", "static",
+            *((_SLOW_AGAIN,) if board.asked == 1 else ()))
         placed = f"{name}.config"
         pack = (_script("yowasp-ecppack"), "--compress", "--input", f"{name}.config",
                 "--bit", f"{name}.bit")

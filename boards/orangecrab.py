@@ -5,14 +5,14 @@ from .board import Board, amaranth_platform
 __all__ = ["ORANGECRAB_25F", "ORANGECRAB_85F"]
 
 
-def _board(size, multipliers):
+def _board(size, multipliers, asked=1.0):
     return Board(
         name=f"orangecrab-{size.lower()}", title=f"OrangeCrab r0.2 {size}", family="ecp5",
         platform=amaranth_platform("orangecrab_r0_2", f"OrangeCrabR0_2_{size}Platform"),
         device=f"LFE5U-{size}", multipliers=multipliers, sdram=None, baud=None,
         # The bootloader, which the button keeps running, is a device for firmware upgrades.
-        programmer=("dfu-util", "-d", "1209:5af0", "-a", "0", "-D"))
+        programmer=("dfu-util", "-d", "1209:5af0", "-a", "0", "-D"), asked=asked)
 
 
 ORANGECRAB_25F = _board("25F", 28)
-ORANGECRAB_85F = _board("85F", 144)
+ORANGECRAB_85F = _board("85F", 144, asked=1.35)

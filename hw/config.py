@@ -342,7 +342,7 @@ PRESETS: dict[str, Config] = {
         rows=16, columns=8, lanes=2, scratchpad_banks=1, scratchpad_bank_words=4096,
         weight_words=2048, accumulator_words=256, parameter_words=128,
         vector_taps=1, vector_accumulator_words=128, vector_weight_words=128,
-        memory_bytes_per_beat=4, memory_size=1 << 17, timestamps=64, clock_mhz=64.0),
+        memory_bytes_per_beat=4, memory_size=1 << 17, timestamps=64, clock_mhz=80.0),
     "icebreaker": Config(
         rows=4, columns=4, lanes=1, scratchpad_banks=1, scratchpad_bank_words=8192,
         weight_words=512, accumulator_words=128, parameter_words=64, vector_taps=0,
