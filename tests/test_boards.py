@@ -1,5 +1,6 @@
 """Boards and the bitstream build, without the tools that take minutes."""
 
+import dataclasses
 import json
 import stat
 import sys
@@ -346,6 +347,28 @@ def test_clocks_without_constraints_are_named(tmp_path):
     (tmp_path / "report.json").write_text(json.dumps(report))
     with pytest.raises(BuildError, match="a clock without a constraint of its own, gated"):
         board_build._report(board, config, tmp_path, built=True)
+
+
+def test_what_is_asked_of_nextpnr_is_not_what_is_wanted(tmp_path):
+    board, config = BOARDS["orangecrab-85f"], PRESETS["orangecrab-85f"]
+    clocks = {"core": {"achieved": 86.0, "constraint": board.asked * config.clock_mhz + 0.01},
+              "link": {"achieved": 99.0, "constraint": board.asked * 48}}
+    (tmp_path / "report.json").write_text(json.dumps({"fmax": clocks, "utilization": {}}))
+    report = board_build._report(board, config, tmp_path, built=True)
+    assert report["target_mhz"] == {"core": config.clock_mhz, "link": 48.0}
+    check_timing({"name": board.name, **report})
+
+    lines = 'FREQUENCY PORT "clk" 48000000.0 HZ;\nFREQUENCY NET "core" 80000000.0 HZ;\n'
+    assert flow.faster(lines, 1.25) == (
+        'FREQUENCY PORT "clk" 60000000.0 HZ;\nFREQUENCY NET "core" 100000000.0 HZ;\n')
+    constraints = board_build._design(
+        board, PRESETS["tiny"].replace(clock_mhz=80.0), 0)[1]["top.lpf"].decode()
+    assert f'FREQUENCY PORT "clk_0__io" {48e6 * board.asked:.1f} HZ;' in constraints
+
+    slower = dataclasses.replace(board, asked=1.0)
+    routes_again = ["--tmg-ripup" in flow.steps(each, board.platform())[1].command
+                    for each in (slower, board)]
+    assert routes_again == [True, False]
 
 
 def test_missed_timing_fails():
