@@ -79,6 +79,8 @@ class BoardTop(Elaboratable):
 
     def elaborate(self, platform):
         m = Module()
+        chip = self.board.sdram
+        self._timing = None if chip is None else pad_timing(chip, self.config.clock_mhz)
         m.submodules.soc = soc = SoC(self.config, build=self.build, scratchpad=self.board.spram)
         if self.board.one_clock:
             self._one_clock(m, platform)
@@ -104,9 +106,8 @@ class BoardTop(Elaboratable):
         if chip is None:
             return BlockMemory(self.config)
         m.submodules.pads = pads = SdramPads(chip)
-        timing = pad_timing(chip, self.config.clock_mhz)
         controller = SdramController(self.config, chip, self.config.clock_mhz * 1e6,
-                                     read_delay=timing.delay)
+                                     read_delay=self._timing.delay)
         wiring.connect(m, controller.pins, pads.pins)
         return controller
 
@@ -138,10 +139,9 @@ class BoardTop(Elaboratable):
         oscillator = Signal(name="oscillator_clock")
         m.d.comb += oscillator.eq(pin.i)
         second = {}
-        if self.board.sdram is not None:
+        if self._timing is not None:
             m.domains.sdram = sdram = ClockDomain(reset_less=True)
-            timing = pad_timing(self.board.sdram, self.config.clock_mhz)
-            second["turned"] = sdram.clk, timing.quarters
+            second["turned"] = sdram.clk, self._timing.quarters
         core, locked = family.pll(m, oscillator, hertz / 1e6, self.config.clock_mhz, self.board,
                                   **second)
         m.domains.start = start = ClockDomain(reset_less=True)

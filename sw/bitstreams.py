@@ -117,7 +117,7 @@ def write_table(path: Path, results: list[dict[str, Any]]) -> None:
 
     Raises `ConfigError` when the file cannot be read or written, or has no such marks.
     """
-    titles = ("board", "core", "LUT", "FF", "multipliers", "block RAM", "core MHz, of asked",
+    titles = ("board", "core", "LUT", "FF", "multipliers", "block RAM", "core MHz, of wanted",
               "peak GOPS", "seconds to build")
     lines = ["| " + " | ".join(titles) + " |", "|---" * len(titles) + "|"]
     for result in results:
@@ -127,12 +127,12 @@ def write_table(path: Path, results: list[dict[str, Any]]) -> None:
         amounts = [", ".join(f"{use['used']:,} of {use['available']:,}"
                              for kind, use in result["utilization"].items() if kind.endswith(name))
                    for name in ("LUT", "FF", "multipliers", "block RAM")]
-        reached, asked = min(((result["fmax_mhz"][clock], asked)
-                              for clock, asked in result["target_mhz"].items()),
-                             key=lambda pair: abs(pair[1] - result["config"]["clock_mhz"]))
+        reached, wanted = min(((result["fmax_mhz"][clock], wanted)
+                               for clock, wanted in result["target_mhz"].items()),
+                              key=lambda pair: abs(pair[1] - result["config"]["clock_mhz"]))
         lines.append("| " + " | ".join([
             result["name"], f"{result['config']['rows']}×{result['config']['columns']}",
-            *amounts, f"{reached:g} of {asked:g}", f"{result['peak_gops']:g}",
+            *amounts, f"{reached:g} of {wanted:g}", f"{result['peak_gops']:g}",
             f"{result['seconds']:.0f}"]) + " |")
     try:
         parts = path.read_text().split(_MARK)

@@ -114,7 +114,7 @@ def test_table_is_put_between_the_marks(tmp_path):
     write_table(page, [result, {**result, "bitstream": None}])
     assert page.read_text() == (
         "before\n<!-- builds -->\n"
-        "| board | core | LUT | FF | multipliers | block RAM | core MHz, of asked | peak GOPS | "
+        "| board | core | LUT | FF | multipliers | block RAM | core MHz, of wanted | peak GOPS | "
         "seconds to build |\n|---|---|---|---|---|---|---|---|---|\n"
         "| ulx3s-12f | 4×4 | 12,345 of 24,288 |  | 3 of 4, 1 of 2 |  | 61.2 of 40 | 1.28 | 100 |\n"
         "<!-- builds -->\nafter\n")
