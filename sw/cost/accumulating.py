@@ -14,7 +14,7 @@ from systolith.hw.pairs import SEPARATING
 
 from .slowing import slowed
 
-__all__ = ["Additions", "additions", "half_read", "read_end"]
+__all__ = ["Additions", "additions", "half_read", "read_end", "through_array"]
 
 _ARRAY_DELAY = 2
 """Cycles, beside one a row, from the reading of a pixel to that of the accumulator that its sum is
@@ -45,6 +45,11 @@ def half_read(config: Config, post: Post) -> int | None:
     return None
 
 
+def through_array(config: Config) -> int:
+    """Cycles of a sum in the array: one a row, and those that take shared products apart."""
+    return config.rows + SEPARATING[config.paired_bits]
+
+
 def additions(config: Config, instruction: Array | Vector, begin: int, end: int) -> Additions:
     """What an instruction that reads its words from `begin` to `end` adds to what is there."""
     if isinstance(instruction, Array):
@@ -54,7 +59,7 @@ def additions(config: Config, instruction: Array | Vector, begin: int, end: int)
         share = pixels / cycles
         begin = end - pixels - (passes - 1) * cycles
         half = int(instruction.accumulator >= config.accumulator_words)
-        delay = _ARRAY_DELAY + config.rows + SEPARATING[config.paired_bits]
+        delay = _ARRAY_DELAY + through_array(config)
     else:
         passes = instruction.count_2 * instruction.count_3
         cycles = (end - begin) // passes

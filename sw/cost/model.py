@@ -23,10 +23,9 @@ from systolith.hw.isa import (
     Vector,
     VectorMode,
 )
-from systolith.hw.pairs import SEPARATING
 from systolith.hw.ports import scratchpad_latency
 
-from .accumulating import Additions, additions, half_read, read_end
+from .accumulating import Additions, additions, half_read, read_end, through_array
 from .conflicts import operand_pace, read_pace, reads_operands, write_waits
 from .fetching import NEVER, Fetching
 from .loading import LOAD_WINDOW_BEATS, REQUEST, Loading
@@ -258,8 +257,7 @@ class _Model:
                 end = self._passes(time, self.ready[queue] or 0, instruction)
                 self.passes.append((time, end, instruction))
                 self.added.append(additions(self.config, instruction, time, end))
-                return self._retire(queue, end - time, end, end + self.config.rows
-                                    + SEPARATING[self.config.paired_bits])
+                return self._retire(queue, end - time, end, end + through_array(self.config))
             case Vector():
                 self.begun[queue], self.left[queue] = self._weights(time, instruction)
                 self._forget(time)
