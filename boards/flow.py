@@ -38,6 +38,9 @@ _SLOW_AGAIN = "--tmg-ripup"
 """Nets that are too slow are routed again, until none is. Where that cannot be, as where more is
 asked for than there will be, there is no end."""
 
+_WITHIN_REACH = 1.1
+"""More than so many times the wanted clocks need not be possible: `Board.asked`."""
+
 _SYNTHESIS = {
     # Multipliers are instantiated (hw/multiplier.py); what is left of products is logic. A wire
     # takes several times as long as a LUT, much longer than `synth_ecp5` reckons with, and so the
@@ -170,7 +173,7 @@ def steps(board: Board, platform, name: str = "top", *, seed: int = SEEDS[0]) ->
             # The default router makes hardly any way in designs that fill half of the chip, and
             # the default placer leaves wires that are a tenth longer, and clocks slower by as much.
             "--router", "router2", "--placer", "static",
-            *((_SLOW_AGAIN,) if board.asked == 1 else ()))
+            *((_SLOW_AGAIN,) if board.asked <= _WITHIN_REACH else ()))
         placed = f"{name}.config"
         pack = (_script("yowasp-ecppack"), "--compress", "--input", f"{name}.config",
                 "--bit", f"{name}.bit")

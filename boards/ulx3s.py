@@ -7,13 +7,13 @@ from .board import Board, amaranth_platform
 __all__ = ["ULX3S_12F", "ULX3S_85F"]
 
 
-def _board(size, multipliers):
+def _board(size, multipliers, asked):
     return Board(
         name=f"ulx3s-{size.lower()}", title=f"Radiona ULX3S {size}", family="ecp5",
         platform=amaranth_platform("ulx3s", f"ULX3S_{size}_Platform"), device=f"LFE5U-{size}",
         multipliers=multipliers, sdram=MT48LC16M16A2_7E, baud=3_000_000,
-        programmer=("openFPGALoader", "-b", "ulx3s"))
+        programmer=("openFPGALoader", "-b", "ulx3s"), asked=asked)
 
 
-ULX3S_12F = _board("12F", 28)
-ULX3S_85F = _board("85F", 144)
+ULX3S_12F = _board("12F", 28, asked=1.02)
+ULX3S_85F = _board("85F", 144, asked=1.04)
