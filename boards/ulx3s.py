@@ -7,7 +7,7 @@ from .board import Board, amaranth_platform
 __all__ = ["ULX3S_12F", "ULX3S_85F"]
 
 
-def _board(size, multipliers, asked):
+def _board(size, multipliers, asked=1.0):
     return Board(
         name=f"ulx3s-{size.lower()}", title=f"Radiona ULX3S {size}", family="ecp5",
         platform=amaranth_platform("ulx3s", f"ULX3S_{size}_Platform"), device=f"LFE5U-{size}",
@@ -16,4 +16,4 @@ def _board(size, multipliers, asked):
 
 
 ULX3S_12F = _board("12F", 28, asked=1.02)
-ULX3S_85F = _board("85F", 144, asked=1.04)
+ULX3S_85F = _board("85F", 144)
