@@ -96,8 +96,8 @@ class Board:
     asked : float
         nextpnr is asked for clocks that are so many times those wanted. It takes every net for
         critical where all that is asked for is met, and then none makes room for another: a design
-        that is fast enough when placed has to be asked for more, or it is not routed. A few per
-        cent more make up for the last corrections of a routing, which look at no timing.
+        that is fast enough when placed has to be asked for more, or it is not routed.
+        Two hundredths more make up for a routing's last corrections, which look at no timing.
     """
 
     name: str
