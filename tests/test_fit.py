@@ -23,7 +23,7 @@ BUILT = {
     "orangecrab-85f": {"LUT": 27_284, "FF": 18_605, "multipliers": 144, "block RAM": 171},
     "ulx3s-85f": {"LUT": 27_865, "FF": 18_831, "multipliers": 144, "block RAM": 146},
     "ulx3s-12f-8x4": {"LUT": 18_964, "FF": 13_103, "multipliers": 28, "block RAM": 56},
-    "ulx3s-12f": {"LUT": 14_666, "FF": 10_660, "multipliers": 28, "block RAM": 50},
+    "ulx3s-12f": {"LUT": 14_328, "FF": 10_660, "multipliers": 28, "block RAM": 50},
     "icebreaker": {"LUT": 4_949, "multipliers": 8, "block RAM": 28},
     "tang-nano-20k": {"LUT": 11_211, "FF": 7_593, "multipliers": 24, "block RAM": 37},
     "tang-nano-9k": {"LUT": 5_686, "FF": 2_697, "multipliers": 32, "block RAM": 26},
