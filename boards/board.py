@@ -94,7 +94,7 @@ class Board:
     spram : bool
         Main memory and scratchpad share the SPRAM of an iCE40.
     asked : float
-        nextpnr is asked for clocks that are so many times those wanted. It takes every net for
+        Of an ECP5: nextpnr is asked for clocks so many times those wanted. It takes every net for
         critical where all that is asked for is met, and then none makes room for another: a design
         that is fast enough when placed has to be asked for more, or it is not routed.
         Two hundredths more make up for a routing's last corrections, which look at no timing.

@@ -18,7 +18,6 @@ REVISION = 1
 """Part of a build's identity: to be raised with every change of what `trim` leaves."""
 
 _HALF = ("A", "B", "C", "D", "S")
-_CONSTANTS = ("0", "1")
 
 _MADE = {"0": "0" * 16, "1": "0" * 12 + "1" * 4}
 """Truth tables that make a carry: 0 for inputs of 1, so that nothing is propagated, with the
@@ -48,8 +47,8 @@ def trim(netlist: dict[str, Any]) -> None:
         if not readers[_bit(chain[-1], "COUT")]:
             chain[-1]["connections"]["COUT"] = ["x"]
             tapped = any(readers[_bit(cell, "COUT")] > 1 for cell in chain[:-1])
-            if (_bit(first, "CIN") in _CONSTANTS and not readers[_bit(chain[-1], "S1")]
-                    and not tapped):
+            idle = not readers[_bit(chain[-1], "S1")]
+            if _bit(first, "CIN") in _MADE and idle and not tapped:
                 _move_up(chain)
 
 
