@@ -19,9 +19,8 @@ from systolith.hw.config import Config
 from systolith.hw.protocol import VERSION
 from systolith.sim.build import locked
 
-from . import flow
+from . import carry, flow
 from .board import FAMILIES, Board
-from .carry import REVISION
 from .catalog import BOARDS
 from .netlist_checks import check_crossings
 
@@ -54,7 +53,7 @@ def identity(board: Board, config: Config) -> int:
                           for step in flow.steps(board, platform)],
              "tools": flow.tool_versions(board.family, usb=board.baud is None)}
     if board.family == "ecp5":
-        parts["trimmed"] = REVISION
+        parts["trimmed"] = carry.REVISION
     digest.update(json.dumps(parts, sort_keys=True).encode())
     return int.from_bytes(digest.digest()[:8], "big")
 
@@ -97,13 +96,13 @@ def _build(board: Board, config: Config, name: int, folder: Path,
                 folder, lambda: _reached(_report(board, config, folder, built=True)),
                 lambda text: progress(f"{board.name}: {text}"))
             continue
-        if step.name != "synthesis":
-            flow.run_step(step, folder)
-        else:
+        if step.name == "synthesis":
             flow.synthesize(board.family, step, folder)
             flow.check_latches(folder / step.log)
             if board.family in ("ecp5", "gowin"):
                 found = check_crossings(folder / "top.json")
+        else:
+            flow.run_step(step, folder)
     bitstream = folder / _PRODUCTS[board.family]
     result = {
         "name": folder.name,
