@@ -2,7 +2,7 @@
 
 import importlib
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 from systolith.hw.config import PRESETS, Config
@@ -10,7 +10,7 @@ from systolith.hw.sdram_chips import SdramChip
 
 from . import pll
 
-__all__ = ["FAMILIES", "Board", "Family", "amaranth_platform", "bare_pins"]
+__all__ = ["FAMILIES", "Board", "Family", "Placement", "amaranth_platform", "bare_pins"]
 
 
 @dataclass(frozen=True)
@@ -64,6 +64,26 @@ builds."""
 
 
 @dataclass(frozen=True)
+class Placement:
+    """What nextpnr is asked for.
+
+    Attributes
+    ----------
+    seed : int
+        The first of those that are tried. Estimates of one netlist with different seeds are a third
+        apart.
+    asked : float
+        Of an ECP5: clocks, by so many times those wanted. nextpnr takes every net for critical
+        where all that is asked for is met, and then none makes room for another: a design that is
+        fast enough when placed has to be asked for more, or it is not routed. Two hundredths more
+        make up for a routing's last corrections, which look at no timing.
+    """
+
+    seed: int = 1
+    asked: float = 1.0
+
+
+@dataclass(frozen=True)
 class Board:
     """One board.
 
@@ -93,11 +113,8 @@ class Board:
         The link runs at the core's clock, too: small chips have no room for what crosses clocks.
     spram : bool
         Main memory and scratchpad share the SPRAM of an iCE40.
-    asked : float
-        Of an ECP5: nextpnr is asked for clocks so many times those wanted. It takes every net for
-        critical where all that is asked for is met, and then none makes room for another: a design
-        that is fast enough when placed has to be asked for more, or it is not routed.
-        Two hundredths more make up for a routing's last corrections, which look at no timing.
+    placements : dict of str to Placement
+        What builds of presets have shown to be good.
     """
 
     name: str
@@ -112,12 +129,17 @@ class Board:
     prepare: Callable[[Any, Any], None] | None = None
     one_clock: bool = False
     spram: bool = False
-    asked: float = 1.0
+    placements: dict[str, Placement] = field(default_factory=dict, hash=False)
 
     @property
     def config(self) -> Config:
         """The preset of this board."""
         return PRESETS[self.name]
+
+    def placement(self, config: Config) -> Placement:
+        """How to place a configuration: a preset as is known of it, others as the board's own."""
+        name = next((name for name in self.placements if PRESETS[name] == config), self.name)
+        return self.placements.get(name, Placement())
 
 
 def amaranth_platform(module: str, name: str, *before: type) -> Callable[[], Any]:

@@ -10,7 +10,7 @@ import json
 import shutil
 import time
 from collections.abc import Callable
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
@@ -50,7 +50,7 @@ def identity(board: Board, config: Config) -> int:
             digest.update(name.encode() + b"\0" + files[name])
     parts = {"board": board.name, "config": config.to_dict(), "version": VERSION,
              "commands": [[Path(step.command[0]).name, *step.command[1:]]
-                          for step in flow.steps(board, platform)],
+                          for step in flow.steps(board, platform, board.placement(config))],
              "tools": flow.tool_versions(board.family, usb=board.baud is None)}
     if board.family == "ecp5":
         parts["trimmed"] = carry.REVISION
@@ -86,15 +86,16 @@ def _build(board: Board, config: Config, name: int, folder: Path,
     shutil.rmtree(folder, ignore_errors=True)
     folder.mkdir(parents=True)
     platform = write_design(board, config, name, folder)
-    steps, found, attempts = flow.steps(board, platform), None, []
+    placement = board.placement(config)
+    steps, found, attempts = flow.steps(board, platform, placement), None, []
     for step in steps:
         progress(f"{board.name}: {step.name}")
         if step.products:
             attempts = flow.place(
-                lambda seed: next(item for item in flow.steps(board, platform, seed=seed)
-                                  if item.products),
+                lambda seed: next(item for item in flow.steps(
+                    board, platform, replace(placement, seed=seed)) if item.products),
                 folder, lambda: _reached(_report(board, config, folder, built=True)),
-                lambda text: progress(f"{board.name}: {text}"))
+                lambda text: progress(f"{board.name}: {text}"), first=placement.seed)
             continue
         if step.name == "synthesis":
             flow.synthesize(board.family, step, folder)
@@ -164,8 +165,9 @@ def _design(board: Board, config: Config, name: int) -> tuple[Any, dict[str, byt
     files = dict(plan.files)
     if "top.il" in files:
         files["top.il"] = flow.without_collisions(files["top.il"])
-    if board.asked != 1:
-        files["top.lpf"] = flow.faster(files["top.lpf"], board.asked)
+    asked = board.placement(config).asked
+    if asked != 1:
+        files["top.lpf"] = flow.faster(files["top.lpf"], asked)
     return platform, {file: content if isinstance(content, bytes) else content.encode()
                       for file, content in files.items()}
 
@@ -185,7 +187,7 @@ def _report(board: Board, config: Config, folder: Path, *, built: bool) -> dict[
     reached, wanted = {}, {}
     oscillator_mhz = board.platform().default_clk_frequency / 1e6
     for net, clock in report["fmax"].items():
-        constraint = clock["constraint"] / board.asked
+        constraint = clock["constraint"] / board.placement(config).asked
         names = [name for name, mhz in (("core", config.clock_mhz), ("link", oscillator_mhz))
                  if abs(constraint - mhz) < 0.5]
         if not names:

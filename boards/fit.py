@@ -56,7 +56,7 @@ _TOGETHER = (0.965, 0.87)
 8x4 and 16x8 cores."""
 
 _SEQUENTIAL = {
-    "iCE40UP5K": Resources(4_949, 1_822, 8, 28),
+    "iCE40UP5K": Resources(4_938, 1_823, 8, 29),
     "GW1NR-9C": Resources(5_686, 2_697, 32, 26),
 }
 """What the preset of the sequential core takes, by device, as nextpnr counts: an iCE40's logic

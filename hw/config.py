@@ -15,9 +15,12 @@ from systolith.errors import ConfigError
 
 from .sdram_chips import SDRAM_CHIPS
 
-__all__ = ["PRESETS", "Config", "load_config"]
+__all__ = ["PRESETS", "SEQUENTIAL_LEAST_SHIFT", "Config", "load_config"]
 
 MULTIPLIER_BITS = (24, 18, 16, 0)
+
+SEQUENTIAL_LEAST_SHIFT = 16
+"""Of what the circuits of the sequential core shift."""
 
 
 def _power_of_two(value: int) -> bool:
@@ -156,13 +159,15 @@ class Config:
         """The sequential core has two shapes and few options."""
         if self.columns not in (4, 8):
             raise ConfigError(f"sequential needs columns of 4 or 8, not {self.columns}")
-        needed = {"rows": 4, "lanes": 1, "vector_taps": 0, "table": False,
-                  "residual": False, "multiplier_bits": 16, "bias": "int32", "weight_bits": 8,
+        needed = {"rows": 4, "lanes": 1, "vector_taps": 0, "table": False, "multiplier_bits": 16,
+                  "bias": "int32", "weight_bits": 8,
                   "paired_columns": False, "memory_bytes_per_beat": 4, "sdram": ""}
         for name, value in needed.items():
             if getattr(self, name) != value:
                 raise ConfigError(f"sequential needs {name} = {value!r}, not "
                                   f"{getattr(self, name)!r}")
+        if self.residual and self.columns != 4:
+            raise ConfigError("sequential needs residual = False, or columns of 4")
         for name, most in (("accumulator_words", 128), ("parameter_words", 64),
                            ("timestamps", 128), ("weight_words", 1 << 14),
                            ("memory_size", 1 << 24)):
@@ -229,6 +234,11 @@ class Config:
         if not self.sdram:
             return 1
         return max(1, 8 * self.memory_bytes_per_beat // SDRAM_CHIPS[self.sdram].data_bits)
+
+    @property
+    def least_add_shift(self) -> int:
+        """Least shift of a residual add that POST takes."""
+        return SEQUENTIAL_LEAST_SHIFT if self.sequential else 0
 
     @property
     def multipliers(self) -> int:
@@ -346,9 +356,9 @@ PRESETS: dict[str, Config] = {
     "icebreaker": Config(
         rows=4, columns=4, lanes=1, scratchpad_banks=1, scratchpad_bank_words=8192,
         weight_words=512, accumulator_words=128, parameter_words=64, vector_taps=0,
-        vector_accumulator_words=16, vector_weight_words=16, table=False, residual=False,
-        multiplier_bits=16, bias="int32", memory_bytes_per_beat=4, memory_size=96 << 10,
-        timestamps=64, sequential=True, clock_mhz=21.0),
+        vector_accumulator_words=16, vector_weight_words=16, table=False, multiplier_bits=16,
+        bias="int32", memory_bytes_per_beat=4, memory_size=96 << 10, timestamps=64,
+        sequential=True, clock_mhz=21.0),
     "tang-nano-9k": Config(
         rows=4, columns=8, lanes=1, scratchpad_banks=1, scratchpad_bank_words=1024,
         weight_words=512, accumulator_words=128, parameter_words=64, vector_taps=0,

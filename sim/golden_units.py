@@ -58,7 +58,8 @@ def check_units(config: Config, instruction: Instruction) -> None:
         absent = ((instruction.source == PostSource.VECTOR and not config.vector_taps)
                   or (instruction.use_table and not config.table)
                   or ((instruction.use_add or instruction.source == PostSource.PRODUCT)
-                      and not config.residual))
+                      and not config.residual)
+                  or (instruction.use_add and instruction.add_shift < config.least_add_shift))
     if absent:
         raise StopError(ErrorCode.DECODE)
 

@@ -237,6 +237,8 @@ class _Checker:
                 raise InvalidInstructionError(
                     ErrorCode.NONE, f"reads words of {operand} that it may have written itself")
             result.append(Access("scratchpad", False, words, mask))
+        if i.use_add and self.config.sequential:
+            _check_addition(pixels, _all(words), _all(writes))
         return [*result, Access("scratchpad", True, writes, mask)]
 
     def post_nest(self, i: Post, walk: str) -> tuple[tuple[int, ...], tuple[int, ...], int, int]:
@@ -296,6 +298,21 @@ def _meet(first: Words, second: Words) -> bool:
     return low_1 <= high_2 and low_2 <= high_1
 
 
+def _check_addition(pixels: int, operand: NDArray[np.int64], writes: NDArray[np.int64]) -> None:
+    """The sequential core writes all values, and adds operand b to them there after that
+    (`hw/sequential/adding.py`)."""
+    if len(writes) < pixels:
+        raise InvalidInstructionError(
+            ErrorCode.NONE, "writes a word twice, to which a sequential core cannot add")
+    if np.isin(operand, writes).any():
+        raise InvalidInstructionError(
+            ErrorCode.NONE, "writes words of operand_b, before which a sequential core cannot add")
+
+
+def _all(words: Words) -> NDArray[np.int64]:
+    return np.arange(words.start, words.stop) if isinstance(words, slice) else words
+
+
 def _range(words: Words) -> tuple[int, int]:
     if isinstance(words, slice):
         return words.start, words.stop - 1
@@ -327,6 +344,8 @@ def _check_units(config: Config, i: Instruction) -> None:
             missing = "table"
         elif (i.use_add or i.source == PostSource.PRODUCT) and not config.residual:
             missing = "residual unit"
+        elif i.use_add and i.add_shift < config.least_add_shift:
+            missing = f"residual unit for shifts below {config.least_add_shift}"
     if missing:
         raise InvalidInstructionError(
             ErrorCode.DECODE, f"needs a {missing}, which the configuration does not have")

@@ -1,5 +1,6 @@
 """Random integer graphs for the compiler's tests, and running a program on the golden model."""
 
+from collections.abc import Sequence
 from dataclasses import replace
 from typing import Any
 
@@ -204,10 +205,14 @@ def run_golden(program: Program, images: dict[str, NDArray[np.int8]], *, order: 
             for tensor in tensors}, outcome
 
 
-def check(graph: g.Graph, program: Program, seed: int, *, order: int | None = None) -> None:
-    """Assert that the golden model gives the integer reference's outputs, to the bit."""
+def check(graph: g.Graph, program: Program, seed: int, *, order: int | None = None,
+          levels: Sequence[int] = range(-128, 128)) -> None:
+    """Assert that the golden model gives the integer reference's outputs, to the bit.
+
+    Inputs are random `levels`.
+    """
     rng = np.random.default_rng(seed)
-    images = {name: rng.integers(-128, 128, graph.tensors[name].shape).astype(np.int8)
+    images = {name: rng.choice(np.array(levels), graph.tensors[name].shape).astype(np.int8)
               for name in graph.inputs}
     expected = execute(graph, {name: image[None] for name, image in images.items()})
     results, outcome = run_golden(program, images, order=order, noise=seed)

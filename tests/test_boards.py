@@ -1,6 +1,5 @@
 """Boards and the bitstream build, without the tools that take minutes."""
 
-import dataclasses
 import json
 import stat
 import sys
@@ -19,7 +18,7 @@ from systolith import bitstreams
 from systolith.bitstreams import build_boards, load_bitstream, print_builds
 from systolith.boards import build as board_build
 from systolith.boards import flow, pll
-from systolith.boards.board import FAMILIES
+from systolith.boards.board import FAMILIES, Placement
 from systolith.boards.build import board_named, check_timing, identity
 from systolith.boards.catalog import BOARDS
 from systolith.boards.sdram_pads import PAD_NS, pad_timing
@@ -212,7 +211,7 @@ open("report.json", "w").write(outcome)
 """
 
 
-def _place(folder, outcomes, otherwise=None):
+def _place(folder, outcomes, otherwise=None, **options):
     """Place with seeds of these outcomes: a part of the clock, or how it fails."""
     asked = []
 
@@ -225,7 +224,8 @@ def _place(folder, outcomes, otherwise=None):
                          ("report.json", "top.tim"),
                          command(seed, otherwise) if otherwise else ())
 
-    attempts = flow.place(step, folder, lambda: float((folder / "report.json").read_text()))
+    attempts = flow.place(step, folder, lambda: float((folder / "report.json").read_text()),
+                          **options)
     assert {path.name for path in folder.iterdir()} >= {"report.json", "top.tim"}
     return attempts, float((folder / "report.json").read_text())
 
@@ -235,6 +235,13 @@ def test_seeds_are_tried_until_one_meets_the_timing(tmp_path, monkeypatch):
     attempts, reached = _place(tmp_path, ("fails", "0.8", "1.1", "1.3"))
     assert [(attempt.seed, attempt.reached) for attempt in attempts] == [(1, 0), (2, 0.8), (3, 1.1)]
     assert "no place for seed 1" in attempts[0].failure
+    assert reached == 1.1
+
+
+def test_a_seed_that_is_known_to_be_good_comes_first(tmp_path, monkeypatch):
+    monkeypatch.setattr(flow, "_LOOK_SECONDS", 0.1)
+    attempts, reached = _place(tmp_path, ("0.7", "1.1", "0.9"), first=3)
+    assert [attempt.seed for attempt in attempts] == [3, 1, 2]
     assert reached == 1.1
 
 
@@ -351,8 +358,10 @@ def test_clocks_without_constraints_are_named(tmp_path):
 
 def test_what_is_asked_of_nextpnr_is_not_what_is_wanted(tmp_path):
     board, config = BOARDS["orangecrab-85f"], PRESETS["orangecrab-85f"]
-    clocks = {"core": {"achieved": 86.0, "constraint": board.asked * config.clock_mhz + 0.01},
-              "link": {"achieved": 99.0, "constraint": board.asked * 48}}
+    placement = board.placement(config)
+    assert placement.asked > 1 == board.placement(PRESETS["tiny"].replace(rows=8)).seed
+    clocks = {"core": {"achieved": 86.0, "constraint": placement.asked * config.clock_mhz + 0.01},
+              "link": {"achieved": 99.0, "constraint": placement.asked * 48}}
     (tmp_path / "report.json").write_text(json.dumps({"fmax": clocks, "utilization": {}}))
     report = board_build._report(board, config, tmp_path, built=True)
     assert report["target_mhz"] == {"core": config.clock_mhz, "link": 48.0}
@@ -362,10 +371,10 @@ def test_what_is_asked_of_nextpnr_is_not_what_is_wanted(tmp_path):
     assert flow.faster(lines, 1.25) == (
         'FREQUENCY PORT "clk" 60000000.0 HZ;\nFREQUENCY NET "core" 100000000.0 HZ;\n')
 
-    slower = dataclasses.replace(board, asked=1.0)
-    routes_again = ["--tmg-ripup" in flow.steps(each, board.platform())[1].command
-                    for each in (slower, board)]
-    assert routes_again == [True, False]
+    steps = [flow.steps(board, board.platform(), each)[1].command
+             for each in (Placement(seed=7), placement)]
+    assert ["--tmg-ripup" in command for command in steps] == [True, False]
+    assert [command[command.index("--seed") + 1] for command in steps] == ["7", "1"]
 
 
 def test_missed_timing_fails():

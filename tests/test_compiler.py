@@ -202,6 +202,39 @@ def test_wide_rows_are_cut_into_columns() -> None:
     check(graph, program, 4)
 
 
+@pytest.mark.parametrize("config", ["16x8", "16x4"])
+def test_blocks_leave_half_finished_words_alone(config: str) -> None:
+    # The array has fewer columns than a word has channels, and the later ones need all blocks.
+    chosen = CONFIGS["16x8"].replace(columns=int(config[3:]))
+    b = Builder(7, chosen, (100, 6, 60))
+    x = b.conv("x", 24, relu=False)
+    b.add(x, b.conv("x", 24, (1, 1), relu=False))
+    graph = b.graph()
+    program = compile_graph(graph, chosen)
+    verify(program)
+    check(graph, program, 8)
+
+
+def test_spread_input_goes_through_main_memory() -> None:
+    # With zeros between its pixels it is four times as large as the tensor, and more than fits.
+    b = Builder(1, CONFIGS["tiny"], (12, 16, 16))
+    b.conv_transpose(b.conv("x", 12), 9, (2, 2), stride=(2, 2))
+    graph = b.graph()
+    program = compile_graph(graph, CONFIGS["tiny"], observe=True)
+    verify(program)
+    check(graph, program, 5)
+    assert "t1@apart" in [region.name for region in program.regions]
+
+
+def test_regions_live_during_layers() -> None:
+    b = Builder(2, CONFIGS["tiny"], (4, 20, 20))
+    b.conv(b.conv(b.conv(b.conv("x", 8), 8), 8), 4)
+    program = compile_graph(b.graph(), CONFIGS["tiny"])
+    assert len(program.stages) < len(program.layers) == 4
+    lives = {region.name: (region.first_layer, region.last_layer) for region in program.regions}
+    assert lives["x"] == lives["t3"] == (0, 3)
+
+
 def test_two_outputs_and_keep() -> None:
     b = Builder(5, CONFIGS["default"], (16, 8, 8))
     x = b.conv("x", 32)

@@ -4,14 +4,15 @@ The cells are yosys' models, but for the PLL, which passes the clock of its pad 
 `pytest -m slow -k icebreaker -s` prints figures.
 """
 
+import numpy as np
 import pytest
 
 import systolith
 from one_clock_netlist import library, run_network, run_random_programs
-from strided_digits import strided_digits
 from systolith import models
 from systolith.hw.config import PRESETS
 from systolith.importer import import_model
+from trained_digits import trained_digits
 
 AROUND = """
 `define SB_DFF_INIT initial Q = 0;
@@ -58,12 +59,13 @@ def test_the_netlist_runs_keyword_spotting(compiled):
 
 
 @pytest.mark.slow
-def test_the_netlist_recognizes_a_digit(compiled):
-    """The digits network whose layers this core has: strides instead of pooling, no residual
-    add."""
-    program, data, expected = strided_digits("icebreaker")
-    levels, _ = run_network("icebreaker", compiled, program, data.test_images[:1])
-    assert levels.argmax() == expected[0].argmax() == data.test_labels[0]
+def test_the_netlist_runs_the_digits_model(compiled):
+    """One image of each digit, through residual add, max pool and everything else of the model."""
+    program, data, expected = trained_digits("icebreaker")
+    first = [int(np.flatnonzero(data.test_labels == digit)[0]) for digit in range(10)]
+    levels, _ = run_network("icebreaker", compiled, program, data.test_images[first])
+    assert np.array_equal(levels.argmax(axis=1), expected[first].argmax(axis=1))
+    assert np.array_equal(levels.argmax(axis=1), np.arange(10))
 
 
 @pytest.mark.slow

@@ -9,7 +9,8 @@ import pytest
 
 from gowin_cells import MODELS, OWN, join_contents
 from one_clock_netlist import library, run_network, run_random_programs
-from strided_digits import strided_digits
+from systolith.models.digits import StridedDigits
+from trained_digits import trained_digits
 
 AROUND = MODELS + """
 module rPLL(input CLKIN, CLKFB, RESET, RESET_P, input [5:0] FBDSEL, IDSEL, ODSEL,
@@ -46,7 +47,7 @@ def compiled(request, tmp_path_factory):
 def test_the_netlist_recognizes_a_digit(compiled):
     """One inference, which takes mostly its way through the line."""
     name, netlist = compiled
-    program, data, _ = strided_digits(name)
+    program, data, _ = trained_digits(name, StridedDigits)
     levels, cycles = run_network(name, netlist, program, data.test_images[:1])
     assert levels.argmax() == data.test_labels[0]
     assert cycles < CYCLES[name]

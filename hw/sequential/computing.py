@@ -1,9 +1,11 @@
 """The sequential core's program, third part: ARRAY and POST."""
 
-from ..isa import PARAMETER_FIELDS, Opcode, PostSource, Queue, instruction_fields
+from ..isa import PARAMETER_FIELDS, Opcode, Queue, instruction_fields
 from ..isa import Post as PostInstruction
+from .adding import TWO, product, read_byte
 from .assembler import INDEXED, Cond, Op
 from .ports import (
+    COLUMN,
     COLUMN_GROUP,
     DIGITS,
     PARAMETERS,
@@ -13,11 +15,10 @@ from .ports import (
     Output,
     Status,
 )
-from .routines import Routines
+from .routines import LENT, Routines
 
 __all__ = ["computing"]
 
-_COLUMN = 1 << 24  # of `Output.BOUNDS`
 _RECORD_WORDS = 4
 
 _OF_CHANNEL = ("offset", "distance", "row 0", "row 1", "row 2", "row 3")
@@ -26,14 +27,10 @@ _OF_CHANNEL = ("offset", "distance", "row 0", "row 1", "row 2", "row 3")
 _BY_PROGRAM = ("multiplier", "shift")
 """What the program needs of it for values that the circuits leave."""
 
-_LENT = ("bytes", "chunk_step", "chunks", "chunks left", "fill", "kind", "missing", "place",
-         "place_row", "place_plane", "row_step", "plane_step")
-"""Variables of LOAD and STORE, which mean nothing while POST runs: there is no room for more."""
-
-_SECOND = dict(zip((*_OF_CHANNEL, *(f"next {name}" for name in _BY_PROGRAM)), _LENT, strict=False))
+_SECOND = dict(zip((*_OF_CHANNEL, *(f"next {name}" for name in _BY_PROGRAM)), LENT, strict=False))
 """Where the same lies for the channel of a pixel's second word."""
 
-_CURRENT = [dict(zip(_BY_PROGRAM, _LENT[place:], strict=False))
+_CURRENT = [dict(zip(_BY_PROGRAM, LENT[place:], strict=False))
             for place in (len(_SECOND), len(_SECOND) + len(_BY_PROGRAM))]
 """And `_BY_PROGRAM` of the channels that are being finished, by word."""
 
@@ -115,7 +112,7 @@ def _array(a: Routines) -> None:
     # What is wrong with the last pixels shows when they have come to the accumulators.
     a.wait()
     a.wait()
-    a.jump("retire ahead")
+    a.retire_ahead()
     for k in (3, 4):
         a.label(f"array step {k}")
         a.wait()
@@ -149,8 +146,7 @@ def _post(a: Routines) -> None:
     a.store("bounds")
     a.fields(op, target="destination", step1="destination_step_1", step0="destination_step_0")
     a.field(op, "source")
-    a.memory(Op.XOR, a.constant(PostSource.SCRATCHPAD))
-    a.jump("operand", Cond.ZERO)
+    a.jump("operand", Cond.NOT_ZERO)
     wide = a.config.column_words > 1
     if wide:
         _records(a, a.config.columns)
@@ -181,11 +177,14 @@ def _post(a: Routines) -> None:
     a.give(Output.RUN, Mode.POST)
     # The next column, or the next instruction.
     a.load("bounds")
-    a.subtract(a.constant(COLUMN_GROUP * _COLUMN))
+    a.subtract(a.constant(COLUMN_GROUP * COLUMN))
     a.jump("post last", Cond.CARRY)
     _channels(a)
     a.jump("post wait")
     a.label("post last")
+    if a.config.residual:  # An addition looks at the instruction again.
+        a.load("adds")
+        a.jump("post wait", Cond.NOT_ZERO)
     a.call("ahead")
     a.jump("post wait")
     a.label("post run")
@@ -197,9 +196,12 @@ def _post(a: Routines) -> None:
     a.jump("post stopped", Cond.NOT_ZERO)
     a.label("post next")
     a.load("bounds")
-    a.subtract(a.constant(COLUMN_GROUP * _COLUMN))
+    a.subtract(a.constant(COLUMN_GROUP * COLUMN))
     a.jump("post column", Cond.NO_CARRY)
-    a.jump("retire ahead")
+    if a.config.residual:
+        a.load("adds")
+        a.jump("add", Cond.NOT_ZERO)
+    a.retire_ahead()
 
     a.label("post stopped")
     a.wait()
@@ -259,7 +261,7 @@ def _column(a: Routines) -> None:
     for current in ("bias", "multiplier", "shift"):
         a.copy(current, f"next {current}")
     a.give(Output.BOUNDS, "bounds")
-    a.add(a.constant(_COLUMN))
+    a.add(a.constant(COLUMN))
     a.store("bounds")
 
 
@@ -325,38 +327,28 @@ def _digits(a: Routines) -> None:
 
 
 def _operand(a: Routines) -> None:
-    """POST from the scratchpad, value by value, as programs seldom have it."""
+    """POST from the scratchpad, value by value, as programs seldom have it; and of products."""
     op = Opcode.POST
     a.label("operand")
     a.fields(op, operand="operand_a", operand0="operand_a_step_0", operand1="operand_a_step_1")
+    if a.config.residual:
+        a.fields(op, **{TWO["other"]: "operand_b", TWO["other 0"]: "operand_b_step_0",
+                        TWO["other 1"]: "operand_b_step_1"})
     a.set("column", 0)
     a.label("operand column")
     a.call("channel")
     _column(a)
     a.copy("from", "operand")
+    if a.config.residual:
+        a.copy(TWO["other from"], TWO["other"])
     a.copy("to", "target")
     a.copy("left 2", "count1")
     a.label("operand row")
     a.copy("left 3", "count0")
     a.label("operand value")
-    a.load("from")
-    a.below(a.config.scratchpad_words, "address error")
-    a.go_to("from")
-    a.value(0)
-    a.output(Output.ACCUMULATOR)
-    a.load("column")
-    a.jump_table()
-    for k in range(COLUMN_GROUP):
-        a.jump(f"operand byte {k}")
-    for k in range(COLUMN_GROUP):
-        a.label(f"operand byte {k}")
-        a.input(Input.SCRATCHPAD)
-        if k:
-            a.shift_right(8 * k)
-        if k != COLUMN_GROUP - 1:
-            a.jump("operand byte")
-    a.label("operand byte")
-    a.signed_byte()
+    read_byte(a, "from", "operand")
+    if a.config.residual:
+        product(a)
     a.add("bias")
     a.store("value")
     a.call("requantize")
@@ -367,13 +359,20 @@ def _operand(a: Routines) -> None:
     a.decrease("left 3")
     a.jump("operand row end", Cond.ZERO)
     a.advance("from", "operand0")
+    if a.config.residual:
+        a.advance(TWO["other from"], TWO["other 0"])
     a.advance("to", "step0")
     a.jump("operand value")
     a.label("operand row end")
     a.advance("from", "operand1")
+    if a.config.residual:
+        a.advance(TWO["other from"], TWO["other 1"])
     a.advance("to", "step1")
     a.count_down("left 2", "operand row")
     a.increase("column", a.constant(1))
     a.subtract(a.constant(COLUMN_GROUP))
     a.jump("operand column", Cond.NOT_ZERO)
+    if a.config.residual:
+        a.load("adds")
+        a.jump("add", Cond.NOT_ZERO)
     a.jump("retire")

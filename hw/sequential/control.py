@@ -14,6 +14,8 @@ from ..isa import (
     Instruction,
     LoadTarget,
     Opcode,
+    Post,
+    PostSource,
     Queue,
     instruction_fields,
 )
@@ -50,7 +52,8 @@ def _start(a: Routines) -> None:
     a.value(0)
     for port in (Output.ERROR, Output.ERROR_ADDRESS, Output.QUIET):
         a.output(port)
-    for variable in ("timestamps", "last", "queue", "block"):
+    for variable in ("timestamps", "last", "queue", "block",
+                     *(("adds",) if a.config.residual else ())):
         a.store(variable)
     a.output(Output.TIMESTAMPS)
     a.input(Input.WATCHDOG)
@@ -194,20 +197,47 @@ def _decode(a: Routines) -> None:
             a.field(opcode, "target")
             a.below(LoadTarget.TABLE, "decode error")
         if opcode == Opcode.POST:
-            # Odd sources are the vector unit and products; tables and additions are not there.
-            a.field(opcode, "source")
-            a.mask(1)
-            a.jump("decode error", Cond.NOT_ZERO)
-            a.bits(a.at(Queue.POST, 0), 107, 2)
-            a.jump("decode error", Cond.NOT_ZERO)
+            _unit(a)
         a.address_of(handler)
-        a.store(a.of(Block.EXECUTE))
         if opcode != Opcode.STORE:
-            a.jump("decoded")
-    a.label("decoded")
+            a.jump("decode handler")
+    a.label("decode handler")
+    a.store(a.of(Block.EXECUTE))
     a.value(1)
     a.store(a.of(Block.STATE))
     a.jump("there")
+    if a.config.residual:
+        _addition(a)
+
+
+def _unit(a: Routines) -> None:
+    """Stop with DECODE where POST needs what is not there: tables, the vector unit, and without
+    `residual` additions and products."""
+    found = {item.name: item for item in instruction_fields(Post)}
+    assert found["use_add"].offset == found["use_table"].offset + 1
+    a.field(Opcode.POST, "source")
+    if a.config.residual:
+        a.memory(Op.XOR, a.constant(PostSource.VECTOR))
+        a.jump("decode error", Cond.ZERO)
+    else:  # Odd sources are the vector unit and products.
+        a.mask(1)
+        a.jump("decode error", Cond.NOT_ZERO)
+    a.bits(a.at(Queue.POST, 0), found["use_table"].offset, 2)
+    a.jump("decode add" if a.config.residual else "decode error", Cond.NOT_ZERO)
+
+
+def _addition(a: Routines) -> None:
+    """The same, continued, for those few that have a residual add. They have a handler of their
+    own, so that the others lose no time."""
+    shift = next(item for item in instruction_fields(Post) if item.name == "add_shift")
+    assert a.config.least_add_shift == 1 << shift.width - 1
+    a.label("decode add")
+    a.field(Opcode.POST, "use_table")
+    a.jump("decode error", Cond.NOT_ZERO)
+    a.bits(a.at(Queue.POST, 0), shift.offset + shift.width - 1, 1)
+    a.jump("decode error", Cond.ZERO)
+    a.address_of("post add")
+    a.jump("decode handler")
 
 
 def _reserved(a: Routines, cls: type[Instruction]) -> None:
@@ -232,9 +262,6 @@ def _rest(a: Routines) -> None:
 def _retire(a: Routines) -> None:
     a.label("end")
     a.load(a.constant(-1))
-    a.jump("retire as")
-    a.label("retire ahead")
-    a.load("ahead")
     a.jump("retire as")
     a.label("retire")
     a.value(0)

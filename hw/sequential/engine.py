@@ -20,6 +20,7 @@ from amaranth.lib.wiring import In, Out
 from ..config import Config
 from .nest import Nest
 from .ports import (
+    ALONE,
     COLUMN_GROUP,
     ROWS,
     WRITE,
@@ -295,8 +296,14 @@ class Engine(wiring.Component):
             there.eq(self._post_issue),
             summed.eq(there & ~stopping & nest.active),
         ]
+        accumulated = self._read.data.word_select(source, 32)
+        if self._config.residual:
+            alone = Signal()
+            with m.If(self._run):
+                m.d.sync += alone.eq(self.value & ALONE != 0)
+            accumulated &= (~alone).replicate(32)
         with m.If(there & ~stopping):
-            m.d.sync += value.eq(self._read.data.word_select(source, 32) + offset)
+            m.d.sync += value.eq(accumulated + offset)
         with m.If(stopping & nest.active):
             m.d.sync += [self.stopped.eq(1), self._running.eq(0)]
 

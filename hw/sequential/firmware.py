@@ -1,6 +1,7 @@
 """The program that makes a sequential core of a processor, an engine and a mover."""
 
 from ..config import Config
+from .adding import adding
 from .computing import computing
 from .control import control
 from .movement import movement
@@ -16,5 +17,7 @@ def firmware(config: Config) -> Routines:
     control(program)
     movement(program)
     computing(program)
+    if config.residual:
+        adding(program)
     rounding(program)
     return program

@@ -5,9 +5,11 @@ from enum import IntEnum
 from amaranth.lib import data, wiring
 from amaranth.lib.wiring import In, Out
 
-from ..config import Config
+from ..config import SEQUENTIAL_LEAST_SHIFT, Config
 
 __all__ = [
+    "ALONE",
+    "COLUMN",
     "COLUMN_GROUP",
     "DIGITS",
     "LOG_COUNTERS",
@@ -31,6 +33,9 @@ ROWS = 4
 COLUMN_GROUP = ROWS
 """Columns whose channels fill a scratchpad word, and whose weights a word of main memory."""
 
+COLUMN = 1 << 24
+"""A column of `Output.BOUNDS`."""
+
 DIGITS = 0x808080
 """Added to a value so that its bytes, with their highest bits turned over, are signed digits."""
 
@@ -44,7 +49,7 @@ LOG_COUNTERS, LOG_TIMESTAMPS = 0, 128
 class FastShift:
     """Shifts of parameter records that the circuits do; others the program does."""
 
-    LEAST, MOST = 16, 31
+    LEAST, MOST = SEQUENTIAL_LEAST_SHIFT, 31
 
 
 class Input(IntEnum):
@@ -109,6 +114,10 @@ class Mode(IntEnum):
     CLEAR = 1  # zeros to accumulators
     FILL = 3   # the lowest byte of `Output.BOUNDS` to whole scratchpad words
     POST = 2   # values of a column, from where it stopped or from the nest's first address on
+
+
+ALONE = 4
+"""Added to `Mode.POST`: without accumulators, so that `Output.BIAS` is the value."""
 
 
 class Status(IntEnum):

@@ -5,7 +5,7 @@ from ..isa import INSTRUCTIONS, Opcode, Queue, instruction_fields
 from .assembler import INDEXED, Assembler, Cond, Op
 from .ports import Input, Output, Status
 
-__all__ = ["ADDRESS_MASK", "BLOCK", "Block", "Routines"]
+__all__ = ["ADDRESS_MASK", "BLOCK", "LENT", "Block", "Routines"]
 
 BLOCK = 32
 """Words of data memory a queue has, its next instruction first."""
@@ -13,6 +13,10 @@ BLOCK = 32
 _EXTRACTS = {12: Op.EXTRACT_12, 16: Op.EXTRACT_16, 20: Op.EXTRACT_20, 32: Op.EXTRACT}
 
 ADDRESS_MASK = (1 << 20) - 1
+
+LENT = ("bytes", "chunk_step", "chunks", "chunks left", "fill", "kind", "missing", "place",
+        "place_row", "place_plane", "row_step", "plane_step")
+"""Variables of LOAD and STORE, which mean nothing while POST runs: there is no room for more."""
 
 
 class Block:
@@ -155,6 +159,11 @@ class Routines(Assembler):
         else:
             self.value(value)
         self.output(port)
+
+    def retire_ahead(self) -> None:
+        """The end of a handler that has called "ahead"."""
+        self.load("ahead")
+        self.jump("retire as")
 
     def go_to(self, address: str) -> None:
         """The nest's address becomes a variable's value."""

@@ -139,8 +139,13 @@ class Blocked:
         return self._block(residual.feature, groups, (tile.top, tile.bottom),
                            (tile.left, tile.right), 0)
 
-    def _stage(self, groups: tuple[int, int], tile: Tile) -> View:
-        return self._place("output", groups, (tile.top, tile.bottom), (tile.left, tile.right))
+    def _stage(self, groups: tuple[int, int], tile: Tile, kept: int = 0) -> View:
+        """Room for finished words, at the scratchpad's end where `kept` words of it are."""
+        if not kept:
+            return self._place("output", groups, (tile.top, tile.bottom), (tile.left, tile.right))
+        return View(base=self.config.scratchpad_words - kept, capacity=tile.height,
+                    groups=groups[1] - groups[0], width=tile.width, first_row=tile.top,
+                    first_column=tile.left, first_group=groups[0])
 
     def _store(self, operation: Operation, view: View, groups: tuple[int, int], tile: Tile) -> None:
         tensor = self.tensors[operation.output]
@@ -155,7 +160,14 @@ class Blocked:
         config = self.config
         words = config.column_words
         unit = max(1, config.rows // config.columns)  # output groups a word
-        for tile in self._split(operation, config.accumulator_words, words):
+        tiles = self._split(operation, config.accumulator_words, words)
+        kept = 0
+        if unit > 1:
+            # A word is finished in several turns, and no block of the later ones may take its
+            # place.
+            kept = max(tile.pixels for tile in tiles)
+            self._blocks = RingCache(config.scratchpad_words - kept)
+        for tile in tiles:
             for first in range(0, self.tiler.groups_out(operation), unit):
                 group = first * config.columns // config.rows
                 groups = group, group + words
@@ -167,8 +179,8 @@ class Blocked:
                         slot = self.tiler.acquire(Queue.ARRAY)
                         self._accumulate(operation, j, tile, slot)
                     if j == first:
-                        stage = self._stage(groups, tile)
-                        operand = self._operand(operation, groups, tile)
+                        stage = self._stage(groups, tile, kept)
+                    operand = self._operand(operation, groups, tile)
                     post(self.tiler, operation, j, tile, stage, slot=slot, operand_b=operand)
                 self.tiler.release(Queue.ARRAY, slot)
                 self._store(operation, stage, groups, tile)

@@ -115,8 +115,25 @@ class _Build:
         self.addresses: dict[str, int] = {}
         self.tensor_bytes = 0
         self.lives: list[memory.Lifetime] = []
-        self.stages = [index for index, planned in enumerate(plan.segments)
-                       for _ in planned.segment.operations]
+        self._number_layers()
+
+    def _number_layers(self) -> None:
+        """Say which operations are one layer, and which layers run into each other.
+
+        A layer of several steps is counted as one, and its segments are one stage.
+        """
+        self.layers: list[list[Operation]] = []
+        self.layer: dict[str, int] = {}  # by output feature
+        self.stages: list[int] = []      # by layer
+        stage = -1
+        for planned in self.plan.segments:
+            for index, operation in enumerate(planned.segment.operations):
+                if not self.layers or self.layers[-1][0].names[0] != operation.names[0]:
+                    stage += index == 0
+                    self.layers.append([])
+                    self.stages.append(stage)
+                self.layers[-1].append(operation)
+                self.layer[operation.output] = len(self.layers) - 1
 
     def program(self, sort: Callable[[list[Unit]], list[int]]) -> tuple[Program, Schedule]:
         """Emit all units in the order that `sort` gives."""
@@ -138,15 +155,15 @@ class _Build:
     def _units(self, tensors: dict[str, MainTensor | Pixels]) -> list[Unit]:
         """All work in its natural order."""
         units: list[Unit] = []
-        for index, planned in enumerate(self.plan.segments):
+        for planned in self.plan.segments:
             operation = planned.segment.operations[0]
-            first = self.stages.index(index)
             if planned.blocked:
                 # Everything at once: its blocks come and go through the whole scratchpad.
                 units.append(Unit(Queue.ARRAY, partial(
-                    _run_blocked, self.lowered, tensors, operation), first, alone=True))
+                    _run_blocked, self.lowered, tensors, operation),
+                    self.layer[operation.output], alone=True))
             else:
-                SegmentUnits(self.config, self.lowered, tensors, planned.segment, first,
+                SegmentUnits(self.config, self.lowered, tensors, planned.segment, self.layer,
                              self._views(planned), planned.stored, units).run()
         return units
 
@@ -178,21 +195,24 @@ class _Build:
                 last_use |= dict.fromkeys(operation.inputs, index)
         for name, first in first_use.items():
             whole = self.observe or name in boundary
+            pixels = name in self.lowered.pixels
+            size = self._descriptor(name, 0).nbytes if pixels else self._main_tensor(name, 0).nbytes
             self.lives.append(memory.Lifetime(
-                name, self._descriptor(name, 0).nbytes, -1 if whole else first,
-                last if whole else last_use.get(name, first)))
+                name, size, -1 if whole else first, last if whole else last_use.get(name, first)))
         self.addresses, self.tensor_bytes = memory.place_all(self.lives, memory.ALIGNMENT)
-        features = self.lowered.features
         tensors: dict[str, MainTensor | Pixels] = {
-            name: MainTensor(self.addresses[name], feature.groups(self.config), feature.height,
-                             feature.width, self.config.rows)
-            for name, feature in features.items() if name in self.addresses}
+            name: self._main_tensor(name, address) for name, address in self.addresses.items()}
         for name, packing in self.lowered.packings.items():
             descriptor = self._descriptor(packing.tensor, 0)
             channels, _, width = descriptor.shape
             pitch = (width + descriptor.padding[2] + descriptor.padding[3]) * channels
             tensors[name] = Pixels(self.addresses[packing.tensor], pitch, packing)
         return tensors
+
+    def _main_tensor(self, name: str, address: int) -> MainTensor:
+        feature = self.lowered.features[name]
+        return MainTensor(address, feature.groups(self.config), feature.height, feature.width,
+                          self.config.rows)
 
     def _descriptor(self, name: str, base: int, tensor: str = "") -> TensorDescriptor:
         """Descriptor of a feature under the name of graph tensor `tensor`."""
@@ -220,9 +240,8 @@ class _Build:
         if total > self.config.memory_size:
             raise rules.too_much_memory(self.name, total, self.config)
         emitter.finish(base)
-        operations = [operation for planned in self.plan.segments
-                      for operation in planned.segment.operations]
-        schedule = Schedule(emitter.lists, emitter.layers, [_engine(item) for item in operations])
+        schedule = Schedule(emitter.lists, emitter.layers,
+                            [_engine(steps[-1]) for steps in self.layers])
         predicted = estimate(self.config, emitter.lists)
         code = b"".join(encode(instruction) for queue in Queue
                         for instruction in emitter.lists[queue])
@@ -233,7 +252,7 @@ class _Build:
             inputs=tuple(self._descriptor(name, base) for name in self.lowered.inputs),
             outputs=tuple(self._descriptor(self.lowered.aliases[name], base, name)
                           for name in self.graph.outputs),
-            layers=tuple(map(partial(self._layer, base), operations,
+            layers=tuple(map(partial(self._layer, base), self.layers,
                              predicted_cycles(schedule, predicted),
                              layer_bytes(schedule, self.config))),
             stages=tuple(Stage(first=self.stages.index(index),
@@ -245,22 +264,26 @@ class _Build:
                             nbytes=self.image.size),
                      Region(name="instructions", memory="main", address=self.image.size,
                             nbytes=len(code)),
-                     *(Region(name=life.name, memory="main",
-                              address=base + self.addresses[life.name], nbytes=life.size,
-                              first_layer=max(life.first, 0),
-                              last_layer=max(min(life.last, len(marked) - 1), 0))
-                       for life in self.lives)),
+                     *(self._region(base, life) for life in self.lives)),
             model=self.name,
             metadata={"instructions": {queue.name.lower(): count
                                        for queue, count in zip(Queue, lists, strict=True)},
                       "results": list(self.graph.results)})
         return program, schedule
 
-    def _layer(self, base: int, operation: Operation, cycles: int, moved: int) -> LayerInfo:
-        output = None
+    def _region(self, base: int, life: memory.Lifetime) -> Region:
+        alive = [operation for planned in self.plan.segments[max(life.first, 0):life.last + 1]
+                 for operation in planned.segment.operations]
+        return Region(name=life.name, memory="main", address=base + self.addresses[life.name],
+                      nbytes=life.size, first_layer=self.layer[alive[0].output],
+                      last_layer=self.layer[alive[-1].output])
+
+    def _layer(self, base: int, steps: list[Operation], cycles: int, moved: int) -> LayerInfo:
+        operation, output = steps[-1], None
         if operation.output in self.lowered.outputs or (
                 self.observe and operation.output in self.graph.tensors):
             output = self._descriptor(operation.output, base)
         return LayerInfo(name="+".join(operation.names), op=operation.op,
-                         engine=_engine(operation).name.lower(), macs=operation.macs,
+                         engine=_engine(operation).name.lower(),
+                         macs=sum(step.macs for step in steps),
                          predicted_cycles=cycles, bytes=moved, output=output)

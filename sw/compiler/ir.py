@@ -13,14 +13,15 @@ from numpy.typing import NDArray
 from systolith.hw.config import Config
 
 __all__ = ["Feature", "Finish", "Lowered", "Matrix", "Operation", "Packing", "Point", "Residual",
-           "Source", "Window"]
+           "Source", "Window", "uniform_finish"]
 
 
 @dataclass(frozen=True, kw_only=True)
 class Feature:
     """A tensor as the accelerator sees it: `groups` channel groups of height x width words.
 
-    `tensor` is the tensor of the integer graph that it holds, whole, packed or copied.
+    `tensor` is the tensor of the integer graph that it holds, whole, packed or copied, or that it
+    is a step towards.
     """
 
     name: str
@@ -111,11 +112,24 @@ class Finish:
     uniform: bool = False
 
 
+def uniform_finish(bias: int, multiplier: int, shift: int, zero: int, low: int = -128,
+                   high: int = 127, **more: Any) -> Finish:
+    """A finish with one record for all channels."""
+    def one(value: int) -> NDArray[np.int64]:
+        return np.array([value], np.int64)
+
+    return Finish(bias=one(bias), rounding=one(0), multiplier=one(multiplier), shift=one(shift),
+                  zero=zero, low=low, high=high, uniform=True, **more)
+
+
 @dataclass(kw_only=True, eq=False)
 class Operation:
     """One engine task: reads `sources`, writes all of feature `output`.
 
-    `name` and `op` are the source layer's; `names` all layers that are fused into it.
+    `name` and `op` are the source layer's; `names` all layers that are fused into it. Operations
+    that follow each other and have one first name are steps of one layer. `light` says that there
+    is little to compute: instructions are what it costs, so that its rows are not cut for engines
+    to overlap, and its constants are shared with operations that have the same.
     """
 
     name: str
@@ -125,6 +139,7 @@ class Operation:
     finish: Finish
     macs: int = 0
     names: tuple[str, ...] = field(default=())
+    light: bool = False
 
     @property
     def inputs(self) -> list[str]:
@@ -139,8 +154,7 @@ class Operation:
 class Matrix(Operation):
     """Convolution on the array: the sum over the sources of their convolutions.
 
-    `weights` holds int8 [O, I / channel_groups, kh, kw] for each source. More than one source has
-    1 channel group.
+    `weights` holds int8 [O, I / channel_groups, kh, kw] for each source.
     """
 
     weights: tuple[NDArray[np.int8], ...]

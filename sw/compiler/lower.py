@@ -17,7 +17,19 @@ from systolith.errors import ModelError, refuse_all
 from systolith.hw.config import Config
 
 from . import movement, rules
-from .ir import Feature, Finish, Lowered, Matrix, Operation, Point, Residual, Source, Window
+from .ir import (
+    Feature,
+    Finish,
+    Lowered,
+    Matrix,
+    Operation,
+    Point,
+    Residual,
+    Source,
+    Window,
+    uniform_finish,
+)
+from .maximum import maximum
 
 __all__ = ["identity_finish", "lower"]
 
@@ -47,16 +59,7 @@ def identity_finish(config: Config, zero: int = 0, low: int = -128, high: int = 
     """A finish that passes values on: y = clamp(v + bias + zero)."""
     bits = config.multiplier_bits
     multiplier, shift = (1 << (bits - 1), bits - 1) if bits else (1, 0)
-    return _uniform(bias, multiplier, shift, zero, low, high, **more)
-
-
-def _uniform(bias: int, multiplier: int, shift: int, zero: int, low: int, high: int,
-             **more: Any) -> Finish:
-    def one(value: int) -> NDArray[np.int64]:
-        return np.array([value], np.int64)
-
-    return Finish(bias=one(bias), rounding=one(0), multiplier=one(multiplier), shift=one(shift),
-                  zero=zero, low=low, high=high, uniform=True, **more)
+    return uniform_finish(bias, multiplier, shift, zero, low, high, **more)
 
 
 class _Lowering:
@@ -164,7 +167,6 @@ class _Lowering:
     # Pools --------------------------------------------------------------------------------------
 
     def _maxpool(self, node: g.MaxPool) -> None:
-        rules.needs_vector(node, self.config)
         feature = self._input(node.inputs[0])
         # Values never lie below the producer's lower bound, so that padding with it is as good
         # as the least integer, and a buffer can be shared with consumers that pad the zero point.
@@ -174,6 +176,12 @@ class _Lowering:
             after = producer.finish.residual or producer.finish
             low = after.low
         pad = feature.zero_point if feature.zero_point <= low else -128
+        if not self.config.vector_taps:
+            _, height, width = self.graph.tensors[node.output].shape
+            steps, last = maximum(node, feature, (height, width), pad, self.config)
+            for made, operation in steps:
+                self.features[made.name], self.operations[made.name] = made, operation
+            return self._append(last, node)
         self._append(Window(
             name=node.name, op=node.op, output=node.output, weight=None,
             sources=(self._source(node, feature, pad),), finish=identity_finish(self.config)), node)
@@ -181,7 +189,8 @@ class _Lowering:
     def _averagepool(self, node: g.AveragePool) -> None:
         feature = self._input(node.inputs[0])
         source = self._source(node, feature)
-        finish = _uniform(node.bias, node.multiplier, node.shift, node.zero, node.low, node.high)
+        finish = uniform_finish(node.bias, node.multiplier, node.shift, node.zero, node.low,
+                                node.high)
         common: dict[str, Any] = {"name": node.name, "op": node.op, "output": node.output,
                                   "sources": (source,), "finish": finish}
         if self.config.vector_taps:
@@ -278,14 +287,15 @@ class _Lowering:
 
     def _requantize(self, node: g.Requantize) -> None:
         feature = self._input(node.inputs[0])
-        finish = _uniform(node.bias, node.multiplier, node.shift, node.zero, node.low, node.high)
+        finish = uniform_finish(node.bias, node.multiplier, node.shift, node.zero, node.low,
+                                node.high)
         self._append(Point(name=node.name, op=node.op, output=node.output,
                            sources=(Source(feature=feature.name),), finish=finish), node)
 
     def _multiply(self, node: g.Multiply) -> None:
         first, second = (self._input(name) for name in node.inputs)
         broadcast = (second.height, second.width) != (first.height, first.width)
-        finish = _uniform(0, node.multiplier, node.shift, node.zero, node.low, node.high)
+        finish = uniform_finish(0, node.multiplier, node.shift, node.zero, node.low, node.high)
         self._append(Point(
             name=node.name, op=node.op, output=node.output, product=True,
             sources=(Source(feature=first.name), Source(feature=second.name)),

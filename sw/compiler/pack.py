@@ -20,11 +20,19 @@ class Image:
 
     def __init__(self) -> None:
         self._parts: list[bytes] = [bytes(ALIGNMENT)]
+        self._shared: dict[bytes, int] = {}
         self.size = ALIGNMENT
 
-    def add(self, data: bytes) -> int:
-        """Append `data` at an aligned address, which is returned."""
+    def add(self, data: bytes, *, shared: bool = False) -> int:
+        """Append `data` at an aligned address, which is returned.
+
+        `shared` data is there once for all who add the same.
+        """
+        if shared and data in self._shared:
+            return self._shared[data]
         address = self.size
+        if shared:
+            self._shared[data] = address
         padded = data.ljust(-(-len(data) // ALIGNMENT) * ALIGNMENT, b"\0")
         self._parts.append(padded)
         self.size += len(padded)

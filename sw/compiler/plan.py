@@ -168,7 +168,7 @@ class _Planner:
         if isinstance(operation, Window):
             words = self.config.vector_accumulator_words
         most = max(1, min(feature.height, words // feature.width))
-        if self.config.sequential:
+        if self.config.sequential or operation.light:
             return most  # nothing overlaps, and every instruction costs time and memory
         if self._weight_tiles(operation) * self.config.rows * 2 > self.config.weight_words:
             return most  # each stripe streams the weights again

@@ -8,6 +8,7 @@ import numpy as np
 from systolith import graph as g
 from systolith.errors import ModelError
 from systolith.hw.config import Config
+from systolith.hw.isa import ADD_MULTIPLIER_BITS
 
 from .ir import Operation
 
@@ -19,7 +20,6 @@ __all__ = [
     "needs_byte_weights",
     "needs_residual",
     "needs_table",
-    "needs_vector",
     "reshape_moves_data",
     "too_much_memory",
     "unsupported_operator",
@@ -69,13 +69,6 @@ def check_constants(node: g.Weighted, config: Config) -> None:
                       "weight_bits = 8")
 
 
-def needs_vector(node: g.Node, config: Config) -> None:
-    """Max pooling needs the vector unit."""
-    if not config.vector_taps:
-        raise _refuse(node, "needs the vector unit, which this configuration leaves out",
-                      "set vector_taps to 3 or use strided convolutions")
-
-
 def needs_table(node: g.Node, config: Config) -> None:
     """Functions of one value other than clamps need the post-processor's table."""
     if not config.table:
@@ -83,11 +76,15 @@ def needs_table(node: g.Node, config: Config) -> None:
                       "set table = true or use ReLU")
 
 
-def needs_residual(node: g.Node, config: Config) -> None:
-    """Adding two tensors needs the post-processor's residual add."""
+def needs_residual(node: g.Add, config: Config) -> None:
+    """Adding two tensors needs the post-processor's residual add, and shifts that it does."""
     if not config.residual:
         raise _refuse(node, "needs the residual add, which this configuration leaves out",
                       "set residual = true")
+    if node.shift < config.least_add_shift:
+        raise _refuse(node, "has an input scale that is more than "
+                      f"{1 << ADD_MULTIPLIER_BITS - config.least_add_shift} times its output scale",
+                      "use a configuration that is not sequential")
 
 
 def needs_byte_weights(node: g.Node) -> ModelError:
@@ -110,6 +107,6 @@ def too_much_memory(name: str, needed: int, config: Config) -> ModelError:
 
 
 RULES = (unsupported_operator, reshape_moves_data, check_accumulator, check_arithmetic,
-         check_constants, needs_vector, needs_table, needs_residual, needs_byte_weights,
-         window_too_large, too_much_memory)
+         check_constants, needs_table, needs_residual, needs_byte_weights, window_too_large,
+         too_much_memory)
 """All rules, for the table of supported operators."""

@@ -28,8 +28,8 @@ class SegmentUnits:
         As for `Blocked`.
     segment
         What to do.
-    first
-        Number of its first layer: each of its operations is one.
+    layers
+        Numbers of the layers of its operations, by output feature.
     views
         Buffers by feature.
     stored
@@ -39,14 +39,14 @@ class SegmentUnits:
     """
 
     def __init__(self, config: Config, lowered: Lowered,
-                 tensors: dict[str, MainTensor | Pixels], segment: Segment, first: int,
-                 views: dict[str, View], stored: set[str], units: list[Unit]):
+                 tensors: dict[str, MainTensor | Pixels], segment: Segment,
+                 layers: dict[str, int], views: dict[str, View], stored: set[str],
+                 units: list[Unit]):
         self.config = config
         self.lowered = lowered
         self.tensors = tensors
         self.segment = segment
-        self.layers = {operation.output: first + index
-                       for index, operation in enumerate(segment.operations)}
+        self.layers = layers
         self.views = views
         self.stored = stored
         self.units = units

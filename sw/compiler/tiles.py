@@ -93,7 +93,7 @@ class Tiler:
         key = (operation.output, index)
         if key not in self._tiles:
             tiles = pack_tiles(operation.weights[index], operation.channel_groups, self.config)
-            self._tiles[key] = (tiles, self.image.add(tiles.data))
+            self._tiles[key] = (tiles, self.image.add(tiles.data, shared=operation.light))
         return self._tiles[key]
 
     def _weight(self, operation: Matrix, index: int, j: int, piece: _Piece) -> int:
@@ -111,7 +111,7 @@ class Tiler:
             start = j // together * together
             stop = min(start + together, len(tiles.groups))
             begin, end = tiles.first[start], tiles.first[stop - 1] + size
-        key = (operation.output, index, begin, end)
+        key = (address, begin, end)
         place = self._weights.find(key)
         if place is None:
             words = (end - begin) * rows
@@ -129,7 +129,7 @@ class Tiler:
         """Address in the image of an operation's constants, made on first use."""
         key = (operation.output, kind)
         if key not in self._constants:
-            self._constants[key] = self.image.add(make())
+            self._constants[key] = self.image.add(make(), shared=operation.light)
         return self._constants[key]
 
     def parameter(self, operation: Operation, j: int, width: int, count: int) -> int:
@@ -147,7 +147,7 @@ class Tiler:
         together = max(1, self.config.parameter_words // 4 // each)
         start = j // together * together
         stop = min(start + together, count)
-        key = (operation.output, start)
+        key = (address, start)
         place = self._parameters.find(key)
         if place is None:
             words = (stop - start) * each

@@ -40,6 +40,12 @@ CLEAR_HIDDEN = 60
 COLUMN, LEAST_COLUMN = {1: 50, 2: 96}, {1: 88, 2: 201}
 """The same for a byte of POST's words, by the words that a pixel fills."""
 
+BY_HAND: dict[int, int] = {PostSource.SCRATCHPAD: 940, PostSource.PRODUCT: 1006}
+"""Cycles of a value from these sources, which the program requantizes itself."""
+
+ADD_BEGIN, ADDED, ADDED_ROW = 320, 63, 7
+"""What a residual add takes more, each of its values, and a row of them."""
+
 LOAD_BEGIN, CHUNK, PIECE, PIECE_BYTES = 300, 68, 47, 252
 """What a LOAD takes more, a chunk, and each piece of a chunk behind the first."""
 
@@ -82,9 +88,7 @@ def _instruction_cycles(config: Config, instruction: Instruction) -> int:
             return (BEGIN + clear + passes * max(pixels + PASS, LEAST_PASS)
                     + (outer or 0) * OUTER_PASS)
         case Post():
-            pixels = instruction.count_0 * instruction.count_1
-            words = config.column_words if instruction.source == PostSource.ARRAY else 1
-            return BEGIN + config.rows * max(words * pixels + COLUMN[words], LEAST_COLUMN[words])
+            return BEGIN + _post_cycles(config, instruction)
         case Fill():
             words = instruction.words * instruction.rows
             return BEGIN + instruction.planes * (words + PLANE)
@@ -99,6 +103,17 @@ def _instruction_cycles(config: Config, instruction: Instruction) -> int:
             rows = instruction.rows * instruction.planes
             return BEGIN + rows * (ROW + -(-instruction.row_bytes // 4) * STORED_WORD)
     return END_CYCLES
+
+
+def _post_cycles(config: Config, post: Post) -> int:
+    pixels = post.count_0 * post.count_1
+    added = 0
+    if post.use_add:
+        added = ADD_BEGIN + config.rows * (ADDED * pixels + ADDED_ROW * post.count_1)
+    if post.source in BY_HAND:
+        return config.rows * BY_HAND[post.source] * pixels + added
+    words = config.column_words
+    return config.rows * max(words * pixels + COLUMN[words], LEAST_COLUMN[words]) + added
 
 
 def _execution_order(lists: Mapping[Queue, Sequence[Instruction]]

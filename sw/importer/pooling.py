@@ -16,7 +16,7 @@ __all__: list[str] = []
 
 @handles("max_pool1d", "max_pool2d", selects=True)
 def lower_max_pool(lowering: Lowering, node: fx.Node, target: Quantization) -> str:
-    """on the vector unit, in any window"""
+    """in any window: on the vector unit, else as differences, clamps and sums on the array"""
     values = arguments(node)
     kernel = _pair(values["kernel_size"], 1)
     stride = _pair(values["stride"] or values["kernel_size"], 1)

@@ -1,4 +1,4 @@
-"""A trained network for the handwritten digits that the smallest chips run."""
+"""Trained networks for the handwritten digits, compiled for boards' presets."""
 
 import torch
 
@@ -8,14 +8,14 @@ from systolith.importer import import_model
 from systolith.models import digits
 from systolith.quantizer import quantize
 
-__all__ = ["strided_digits"]
+__all__ = ["trained_digits"]
 
 
-def strided_digits(preset):
+def trained_digits(preset, network=digits.Digits):
     """The program for a preset, the data, and what PyTorch's quantized model says of the test
     images."""
     config = PRESETS[preset]
-    model, data = digits.train(digits.StridedDigits)
+    model, data = digits.train(network)
     quantized = quantize(model, [torch.from_numpy(data.train_images[:256])])
     images = torch.from_numpy(data.test_images)
     program = systolith.compile(import_model(
