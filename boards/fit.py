@@ -57,7 +57,7 @@ _TOGETHER = (0.965, 0.87)
 
 _SEQUENTIAL = {
     "iCE40UP5K": Resources(4_938, 1_823, 8, 29),
-    "GW1NR-9C": Resources(5_686, 2_697, 32, 26),
+    "GW1NR-9C": Resources(5_702, 2_697, 32, 26),
 }
 """What the preset of the sequential core takes, by device, as nextpnr counts: an iCE40's logic
 cells are each a LUT, an adder and a flip-flop."""
