@@ -114,7 +114,8 @@ class Board:
     spram : bool
         Main memory and scratchpad share the SPRAM of an iCE40.
     placements : dict of str to Placement
-        What builds of presets have shown to be good.
+        What builds of presets have shown to be good; other presets than the board's own are among
+        `systolith build all` if they are in here.
     """
 
     name: str

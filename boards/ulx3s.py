@@ -15,5 +15,6 @@ def _board(size, multipliers, placements=None):
         programmer=("openFPGALoader", "-b", "ulx3s"), placements=placements or {})
 
 
-ULX3S_12F = _board("12F", 28, {"ulx3s-12f": Placement(asked=1.02)})
+ULX3S_12F = _board("12F", 28, {
+    "ulx3s-12f": Placement(asked=1.02), "ulx3s-12f-4x8": Placement(asked=1.02)})
 ULX3S_85F = _board("85F", 144)

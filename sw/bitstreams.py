@@ -24,8 +24,9 @@ _PROGRAM_SECONDS = 120.0
 
 def build_boards(name: str, config: str | None, folder: Path, *, program: bool,
                  console: Console, table: Path | None = None) -> Any:
-    """Build one board, or `all`, each configuration of a board in a folder of its own (`_name`);
-    print and return the results.
+    """Build one board, or `all` with all presets that are known to be routed
+    (`Board.placements`), each configuration of a board in a folder of its own (`_name`); print and
+    return the results.
 
     `table` is a Markdown file, whose table of builds (`write_table`) gets what was built. Raises
     `BuildError` when a tool fails or a board misses its timing, after all have been built and
@@ -33,11 +34,12 @@ def build_boards(name: str, config: str | None, folder: Path, *, program: bool,
     """
     if name == "all" and (program or config is not None):
         raise ConfigError("--program and --config are for one board: name it instead of 'all'")
-    boards = list(BOARDS.values()) if name == "all" else [board_named(name)]
+    builds = ([(board, preset) for board in BOARDS.values()
+               for preset in dict.fromkeys((board.name, *board.placements))]
+              if name == "all" else [(board_named(name), name if config is None else config)])
     results, failed = [], []
     with console.status(name) as status:
-        for board in boards:
-            chosen = board.name if config is None else config
+        for board, chosen in builds:
             own = _name(board, chosen)
             try:
                 results.append(build_board(
@@ -54,10 +56,10 @@ def build_boards(name: str, config: str | None, folder: Path, *, program: bool,
     for result in results:
         check_timing(result)
     if program and results[0]["bitstream"] is None:
-        raise MissingExtraError(f"{boards[0].title} has no bitstream: install Vivado, which builds "
+        raise MissingExtraError(f"{builds[0][0].title} has no bitstream: install Vivado, which builds "
                                 "it")
     if program:
-        load_bitstream(boards[0], Path(results[0]["bitstream"]))
+        load_bitstream(builds[0][0], Path(results[0]["bitstream"]))
         console.print(f"loaded {results[0]['bitstream']}")
     return results if name == "all" else results[0]
 

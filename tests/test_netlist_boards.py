@@ -68,10 +68,11 @@ def served(device):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("name", ("ulx3s-12f", "ulx3s-85f"))
-def test_the_netlist_runs_the_digits_model(name, quantized, tmp_path):
+@pytest.mark.parametrize(("board", "preset"), (
+    ("ulx3s-12f", "ulx3s-12f"), ("ulx3s-12f", "ulx3s-12f-4x8"), ("ulx3s-85f", "ulx3s-85f")))
+def test_the_netlist_runs_the_digits_model(board, preset, quantized, tmp_path):
     model, images = quantized
-    board, config = BOARDS[name], PRESETS[name]
+    board, config = BOARDS[board], PRESETS[preset]
     program = systolith.compile(
         import_model(model, torch.from_numpy(images[:1]), bias=config.bias,
                      multiplier_bits=config.multiplier_bits), config=config, name="digits")
@@ -89,7 +90,7 @@ def test_the_netlist_runs_the_digits_model(name, quantized, tmp_path):
             levels = opened.run(program, images, dequantize=False)
             last = opened.last_run
         seconds, cycles = time.monotonic() - begun, device.cycle - cycle
-    print(f"\n{name}, {config.rows}x{config.columns}: synthesis {synthesis:.0f} s, compiled in "
+    print(f"\n{preset}, {config.rows}x{config.columns}: synthesis {synthesis:.0f} s, compiled in "
           f"{compiling:.0f} s, {cycles:,} cycles in {seconds:.0f} s "
           f"({cycles / seconds:,.0f} a second), {last.cycles:,} cycles an image, "
           f"{len(program.image):,} bytes of program at {board.baud:,} baud, "
