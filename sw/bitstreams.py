@@ -56,8 +56,8 @@ def build_boards(name: str, config: str | None, folder: Path, *, program: bool,
     for result in results:
         check_timing(result)
     if program and results[0]["bitstream"] is None:
-        raise MissingExtraError(f"{builds[0][0].title} has no bitstream: install Vivado, which builds "
-                                "it")
+        raise MissingExtraError(f"{builds[0][0].title} has no bitstream: install Vivado, which "
+                                "builds it")
     if program:
         load_bitstream(builds[0][0], Path(results[0]["bitstream"]))
         console.print(f"loaded {results[0]['bitstream']}")
