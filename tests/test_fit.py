@@ -18,6 +18,7 @@ PAIRED = PRESETS["ulx3s-12f-4x8"].replace(
 
 SHAPES = {
     "ulx3s-12f-4x8": ("ulx3s-12f", PRESETS["ulx3s-12f-4x8"]),
+    "ulx3s-85f-16x16": ("ulx3s-85f", PRESETS["ulx3s-85f-16x16"]),
     "ulx3s-12f 8x4": ("ulx3s-12f", PAIRED),
     "ulx3s-12f 8x4 unpaired": ("ulx3s-12f", PAIRED.replace(paired_columns=False)),
     "tang-nano-9k 4x4": ("tang-nano-9k", PRESETS["tang-nano-9k"].replace(columns=4)),
@@ -26,6 +27,7 @@ BUILT = {
     "orangecrab-25f": {"LUT": 14_423, "FF": 10_353, "multipliers": 28, "block RAM": 52},
     "orangecrab-85f": {"LUT": 27_284, "FF": 18_605, "multipliers": 144, "block RAM": 171},
     "ulx3s-85f": {"LUT": 27_865, "FF": 18_831, "multipliers": 144, "block RAM": 146},
+    "ulx3s-85f-16x16": {"LUT": 42_012, "FF": 28_837, "multipliers": 144, "block RAM": 174},
     "ulx3s-12f-4x8": {"LUT": 16_617, "FF": 12_157, "multipliers": 28, "block RAM": 54},
     "ulx3s-12f 8x4": {"LUT": 18_964, "FF": 13_103, "multipliers": 28, "block RAM": 56},
     "ulx3s-12f": {"LUT": 14_328, "FF": 10_660, "multipliers": 28, "block RAM": 50},
@@ -35,7 +37,7 @@ BUILT = {
     "tang-nano-9k 4x4": {"FF": 2_166, "multipliers": 16, "block RAM": 21},
     "ulx3s-12f 8x4 unpaired": {"LUT": 20_114, "FF": 12_802, "multipliers": 28, "block RAM": 56},
 }
-"""What nextpnr counted after packing (TRELLIS_COMB is a LUT); 8x4 on the 12F and the Tang
+"""What nextpnr counted after packing (TRELLIS_COMB is a LUT); 8x4 on the 12F, 16x16 and the Tang
 Nano 9K's 4x4 were not routed."""
 
 
