@@ -7,6 +7,8 @@ inner ones are walked by the engine (array and post-processor) and the mover.
 What differs from the parallel core, for those who look at it from outside:
 - of the counters only CYCLES and RETIRED count, the others stay 0;
 - timestamps have no active cycles (0);
+- POST with a residual add writes all its values before it adds to them, so that it may write no
+  word twice, and none of operand b; `add_shift` is 16 to 31;
 - the watchdog and CANCEL are looked at every `ALARM_CYCLES` cycles, or at the end of an ARRAY's
   innermost loop of passes; the watchdog's limit is that of the run's beginning.
 """
