@@ -94,6 +94,20 @@ def test_pools_between_convolutions(config: str, pool: str) -> None:
         _compiled(b, chosen, beside, b.conv(POOLS[pool](b, x), 6, padding=(1, 1, 1, 1)))
 
 
+@pytest.mark.parametrize("config", ["tiny", "small", "icebreaker", "tang-nano-20k"])
+def test_a_window_of_padding_alone_is_the_least_value(config: str) -> None:
+    """Also behind a ReLU, whose least value is the zero point; with and without the vector unit."""
+    chosen = PRESETS[config]
+    b = _builder(6, chosen, 3, 4, 4)
+    x = b.max_pool(b.conv(b.input, 5, relu=True), (2, 2), (1, 1), (1, 1, 1, 1), (5, 5))
+    graph = b.graph(x)
+    program = compile_graph(graph, chosen)
+    verify(program)
+    results, _ = run_golden(program, {"x": np.full((3, 4, 4), 100, np.int8)})
+    assert results[x].min() == -128
+    _compiled(b, chosen, x)
+
+
 @st.composite
 def _networks(draw: st.DrawFn) -> tuple[str, int, Callable[[Builder], Any], tuple[int, ...]]:
     """A pool of any shape, what is around it, and the input's shape."""

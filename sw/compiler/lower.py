@@ -29,7 +29,7 @@ from .ir import (
     Window,
     uniform_finish,
 )
-from .maximum import maximum
+from .maximum import has_empty_windows, maximum
 
 __all__ = ["identity_finish", "lower"]
 
@@ -175,9 +175,10 @@ class _Lowering:
         if producer is not None and producer.finish.table is None:
             after = producer.finish.residual or producer.finish
             low = after.low
-        pad = feature.zero_point if feature.zero_point <= low else -128
+        _, height, width = self.graph.tensors[node.output].shape
+        empty = has_empty_windows(node, feature, (height, width))
+        pad = feature.zero_point if feature.zero_point <= low and not empty else -128
         if not self.config.vector_taps:
-            _, height, width = self.graph.tensors[node.output].shape
             steps, last = maximum(node, feature, (height, width), pad, self.config)
             for made, operation in steps:
                 self.features[made.name], self.operations[made.name] = made, operation

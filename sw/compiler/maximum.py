@@ -27,7 +27,7 @@ from systolith.hw.config import Config
 
 from .ir import Feature, Matrix, Source, uniform_finish
 
-__all__ = ["maximum"]
+__all__ = ["has_empty_windows", "maximum"]
 
 LEAST = -128
 """The least int8: padding, and what stands for a difference of 0."""
@@ -66,6 +66,17 @@ class _Axis:
     def best(self, across: int) -> tuple[int, int]:
         """`_best` of these windows, `across` pixels along the other axis."""
         return _best(self.taps, self.stride, self.count, self.dilation, across)
+
+
+def _axes(node: g.MaxPool, output: tuple[int, int]) -> list[_Axis]:
+    return [_Axis(node.kernel[axis], node.dilation[axis], node.stride[axis], output[axis],
+                  -node.padding[2 * axis]) for axis in (0, 1)]
+
+
+def has_empty_windows(node: g.MaxPool, feature: Feature, output: tuple[int, int]) -> bool:
+    """Whether a window of a pool holds nothing but padding, which is its result then."""
+    return any(axis.misses(size) for axis, size in zip(
+        _axes(node, output), (feature.height, feature.width), strict=True))
 
 
 @dataclass(frozen=True)
@@ -122,7 +133,8 @@ def maximum(node: g.MaxPool, feature: Feature, output: tuple[int, int], pad: int
     node, output
         The pool, and its result's height and width.
     feature, pad
-        Its input, and a value that is no larger than any of it, for the padding.
+        Its input, and the padding: a value that is no larger than any of it, and -128 where the
+        pool `has_empty_windows`.
     config
         The accelerator.
     """
@@ -136,12 +148,9 @@ class _Maximum:
         self.feature = feature
         bits = config.multiplier_bits
         self.halving = (1 << (bits - 1), bits) if bits else (1, 1)
+        self.pad = pad
         size = feature.height, feature.width
-        self.axes = [_Axis(node.kernel[axis], node.dilation[axis], node.stride[axis], output[axis],
-                           -node.padding[2 * axis]) for axis in (0, 1)]
-        # Padding is the result of a window that holds nothing else.
-        misses = any(axis.misses(pixels) for axis, pixels in zip(self.axes, size, strict=True))
-        self.pad = LEAST if misses else pad
+        self.axes = _axes(node, output)
         # The grid on which steps are made: all pixels first, then, axis by axis, the windows.
         self.size = [axis.read(pixels) for axis, pixels in zip(self.axes, size, strict=True)]
         self.step = [1, 1]
