@@ -185,9 +185,10 @@ def _report(board: Board, config: Config, folder: Path, *, built: bool) -> dict[
     except (OSError, ValueError) as error:
         raise BuildError(f"placement left no report ({error}): see {folder}") from None
     reached, wanted = {}, {}
+    asked = board.placement(config).asked
     oscillator_mhz = board.platform().default_clk_frequency / 1e6
     for net, clock in report["fmax"].items():
-        constraint = clock["constraint"] / board.placement(config).asked
+        constraint = clock["constraint"] / asked
         names = [name for name, mhz in (("core", config.clock_mhz), ("link", oscillator_mhz))
                  if abs(constraint - mhz) < 0.5]
         if not names:

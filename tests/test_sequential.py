@@ -79,6 +79,14 @@ def test_core(name):
                         "the_watchdog_ends_long_instructions"])
 
 
+def _memory(config, lists):
+    """Main memory with a program of these instructions, and an END for every queue."""
+    image = assemble(config, {queue: [*lists.get(queue, ()), End()] for queue in Queue})
+    memory = np.zeros(config.memory_size, np.uint8)
+    memory[:len(image)] = np.frombuffer(image, np.uint8)
+    return memory
+
+
 @pytest.mark.parametrize("name", ("small", "wide"))
 def test_a_large_value_behind_the_last_one_is_nobodys(name):
     """The post-processor has read on when it writes the last value, and a sum of more than 22 bits
@@ -98,9 +106,7 @@ def test_a_large_value_behind_the_last_one_is_nobodys(name):
         Queue.POST: [Post(wait_array=6, destination=2, word_step=1)],
         Queue.STORE: [Store(wait_post=1, source=2, row_bytes=channels, destination=data + 8192)]}
     assert 5 * tiles * config.rows * 127 * 127 >= 1 << 22
-    image = assemble(config, {queue: [*lists.get(queue, ()), End()] for queue in Queue})
-    memory = np.zeros(config.memory_size, np.uint8)
-    memory[:len(image)] = np.frombuffer(image, np.uint8)
+    memory = _memory(config, lists)
     record = np.frombuffer((40_000 | 24 << 24).to_bytes(4, "little"), np.uint8)
     memory[data:data + 16 * channels].reshape(channels, 16)[:, 8:12] = record
     memory[data + 1024:data + 1024 + weights] = 127
@@ -136,13 +142,10 @@ def test_additions_at_the_ends_of_what_there_is(fields, error):
     post = Post(**{"use_add": 1, "count_0": 2, "destination": 8, "destination_step_0": 1,
                    "multiplier_a": -(1 << 22), "multiplier_b": (1 << 22) - 1, "zero_a": -128,
                    "zero_b": 127, **fields})
-    image = assemble(SMALL, {queue: [*({Queue.LOAD: [Fill(destination=0, value=-128, words=64)],
-                                        Queue.POST: [replace(post, wait_load=1)],
-                                        Queue.STORE: [Store(wait_post=1, row_bytes=64,
-                                                            destination=1 << 14)]}.get(queue, ())),
-                                     End()] for queue in Queue})
-    memory = np.zeros(SMALL.memory_size, np.uint8)
-    memory[:len(image)] = np.frombuffer(image, np.uint8)
+    memory = _memory(SMALL, {
+        Queue.LOAD: [Fill(destination=0, value=-128, words=64)],
+        Queue.POST: [replace(post, wait_load=1)],
+        Queue.STORE: [Store(wait_post=1, row_bytes=64, destination=1 << 14)]})
     with VerilatedDevice(SMALL) as device:
         device.memory_write(0, memory.tobytes())
         assert Golden(SMALL).run(memory).error == error
@@ -178,16 +181,18 @@ def test_keyword_spotting_over_the_link():
     assert cycles < 600_000
 
 
-@pytest.mark.parametrize(("name", "network", "images", "beside"), (
-    ("tang-nano-9k", "StridedDigits", 359, 1 / 80), ("icebreaker", "Digits", 40, 1 / 30)))
-def test_digits(name, network, images, beside):
+@pytest.mark.parametrize(("name", "network", "memory", "images", "beside"), (
+    ("tang-nano-9k", "StridedDigits", 18 << 10, 359, 1 / 80),
+    ("icebreaker", "Digits", 96 << 10, 40, 1 / 30)))
+def test_digits(name, network, memory, images, beside):
     """Held-out digits through driver, link and RTL: in the memory of a Tang Nano 9K, and with
     residual add and max pool on an iCEBreaker. With a rounded bias and multipliers of 16 bits, one
-    or two values in a hundred are the next ones to PyTorch's."""
+    to three values in a hundred are the next ones to PyTorch's."""
     pytest.importorskip("sklearn")
     from systolith.models import digits
     from trained_digits import trained_digits
     program, data, reference = trained_digits(name, getattr(digits, network))
+    assert program.memory_bytes <= memory
     batch, reference = data.test_images[:images], reference[:images]
     with systolith.open("golden", config=program.config) as golden:
         expected = golden.run(program, batch, dequantize=False)

@@ -12,6 +12,9 @@ So b must not lie where the destination does (`systolith.accesses` refuses it).
 **Product.** (a - z_a) * (b - z_b), by shifting and adding.
 """
 
+from collections.abc import Callable
+from functools import partial
+
 from ..isa import ADD_MULTIPLIER_BITS, Opcode, PostSource, Queue, instruction_fields
 from ..isa import Post as PostInstruction
 from .assembler import Cond, Op
@@ -97,26 +100,7 @@ def _values(a: Routines) -> None:
     a.input(Input.SCRATCHPAD)
     a.store(TWO["byte"])
     a.go_to("to")
-    a.load("column")
-    a.jump_table()
-    for k in range(COLUMN_GROUP):
-        a.jump(f"add byte {k}")
-    for k in range(COLUMN_GROUP):
-        a.label(f"add byte {k}")
-        if k == 0:
-            a.shift_left(TWO["byte"], 8)
-        else:
-            a.load(TWO["byte"])
-            if k > 1:
-                a.shift_right(8 * (k - 1))
-        a.mask(255 << 8)
-        a.store(TWO["byte"])
-        a.input(Input.SCRATCHPAD)
-        if k:
-            a.shift_right(8 * k)
-        if k != COLUMN_GROUP - 1:
-            a.jump("add bytes")
-    a.label("add bytes")
+    _by_column(a, "add", partial(_bytes, a))
     a.mask(255)
     a.memory(Op.OR, TWO["byte"])
     # The sum of signed bytes, `_ONE`, and `DIGITS`.
@@ -173,19 +157,42 @@ def read_byte(a: Routines, address: str, name: str) -> None:
     a.go_to(address)
     a.value(0)
     a.output(Output.ACCUMULATOR)
+    _by_column(a, name, partial(_byte, a))
+    a.signed_byte()
+
+
+def _by_column(a: Routines, name: str, part: Callable[[int], None]) -> None:
+    """What `part` appends for the column that the variable "column" is."""
     a.load("column")
     a.jump_table()
     for k in range(COLUMN_GROUP):
         a.jump(f"{name} byte {k}")
     for k in range(COLUMN_GROUP):
         a.label(f"{name} byte {k}")
-        a.input(Input.SCRATCHPAD)
-        if k:
-            a.shift_right(8 * k)
+        part(k)
         if k != COLUMN_GROUP - 1:
             a.jump(f"{name} byte")
     a.label(f"{name} byte")
-    a.signed_byte()
+
+
+def _byte(a: Routines, k: int) -> None:
+    """Accumulator = byte k of the scratchpad word, and what lies above it."""
+    a.input(Input.SCRATCHPAD)
+    if k:
+        a.shift_right(8 * k)
+
+
+def _bytes(a: Routines, k: int) -> None:
+    """The same, and `byte` = its byte k, 8 bits further up."""
+    if k == 0:
+        a.shift_left(TWO["byte"], 8)
+    else:
+        a.load(TWO["byte"])
+        if k > 1:
+            a.shift_right(8 * (k - 1))
+    a.mask(255 << 8)
+    a.store(TWO["byte"])
+    _byte(a, k)
 
 
 def product(a: Routines) -> None:
