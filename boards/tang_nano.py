@@ -1,13 +1,15 @@
 """Sipeed's Tang Nano boards, with Gowin's chips and a serial port on the USB connector.
 
-Tang Nano 20K: a GW2AR-18, and a BL616 for the port. Tang Nano 9K: a GW1NR-9, and a BL702. The
-memories beside the chips' dies, SDRAM and PSRAM, are not used.
+Tang Nano 20K: a GW2AR-18, which has SDRAM beside its die, and a BL616 for the port. Tang Nano 9K: a
+GW1NR-9, and a BL702; the PSRAM beside its die is not used.
 """
 
 from amaranth.build import Attrs, Clock, Pins, PinsN, Resource, Subsignal
 from amaranth.vendor import GowinPlatform
 
-from .board import Board, amaranth_platform
+from systolith.hw.sdram_chips import GW2AR_18_SDRAM
+
+from .board import Board, Placement, amaranth_platform
 
 __all__ = ["TANG_NANO_9K", "TANG_NANO_20K"]
 
@@ -27,6 +29,23 @@ endmodule
 alone, and leaves paths through others out of the clock that it reports."""
 
 _IO = Attrs(IO_TYPE="LVCMOS33")
+
+
+_SDRAM = Resource(
+    "sdram", 0,
+    Subsignal("clk", Pins("IOR11B", dir="o")), Subsignal("clk_en", Pins("IOL13A", dir="o")),
+    Subsignal("cs", PinsN("IOL14B", dir="o")), Subsignal("ras", PinsN("IOL13B", dir="o")),
+    Subsignal("cas", PinsN("IOL14A", dir="o")), Subsignal("we", PinsN("IOL12B", dir="o")),
+    Subsignal("dqm", Pins("IOL12A IOR11A IOL18A IOR15B", dir="o")),
+    Subsignal("a", Pins("IOR14A IOR13B IOR14B IOR15A IOL16B IOL17B IOL16A IOL17A IOL15B IOL15A "
+                        "IOR12B", dir="o")),
+    Subsignal("ba", Pins("IOR13A IOR12A", dir="o")),
+    Subsignal("dq", Pins("IOL3A IOL3B IOL8A IOL8B IOL9A IOL9B IOL11A IOL11B "
+                         "IOR9B IOR9A IOR5B IOR6A IOR5A IOR4B IOR3B IOR3A "
+                         "IOL39B IOL39A IOL35B IOL35A IOL30B IOL30A IOL20A IOL18B "
+                         "IOR17A IOR16A IOR16B IOR17B IOR18A IOR18B IOR44A IOR44B", dir="io")),
+    _IO)
+"""Where the GW2AR-18's die is wired to its SDRAM, as apycula knows it: pads without pins."""
 
 
 class _Constrained(GowinPlatform):
@@ -51,15 +70,16 @@ class _TangNano20K(_Constrained):
         *(Resource("led", k, PinsN(str(15 + k), dir="o"), _IO) for k in range(6)),
         Resource("button", 0, Pins("88", dir="i"), _IO),
         Resource("button", 1, Pins("87", dir="i"), _IO),
+        _SDRAM,
     ]
     connectors = []  # noqa: RUF012
 
 
-
 TANG_NANO_20K = Board(
     name="tang-nano-20k", title="Sipeed Tang Nano 20K", family="gowin", platform=_TangNano20K,
-    device="GW2AR-18C", multipliers=96, sdram=None, baud=3_000_000,
-    programmer=("openFPGALoader", "-b", "tangnano20k"))
+    device="GW2AR-18C", multipliers=96, sdram=GW2AR_18_SDRAM, baud=3_000_000,
+    programmer=("openFPGALoader", "-b", "tangnano20k"),
+    placements={"tang-nano-20k": Placement(alpha=0.4)})
 
 TANG_NANO_9K = Board(
     name="tang-nano-9k", title="Sipeed Tang Nano 9K", family="gowin",

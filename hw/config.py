@@ -366,10 +366,11 @@ PRESETS: dict[str, Config] = {
         multiplier_bits=16, bias="int32", memory_bytes_per_beat=4, memory_size=18 << 10,
         timestamps=64, sequential=True, clock_mhz=54.0),
     "tang-nano-20k": Config(
-        rows=4, columns=4, lanes=1, scratchpad_banks=4, scratchpad_bank_words=256,
-        weight_words=256, accumulator_words=64, parameter_words=64, vector_taps=0,
+        rows=4, columns=4, lanes=1, scratchpad_banks=1, scratchpad_bank_words=8192,
+        weight_words=2048, accumulator_words=512, parameter_words=256, vector_taps=0,
         vector_accumulator_words=64, vector_weight_words=64, table=False, residual=False,
-        memory_bytes_per_beat=4, memory_size=1 << 15, timestamps=64, clock_mhz=60.75),
+        memory_bytes_per_beat=4, memory_size=8 << 20, sdram="GW2AR-18", timestamps=64,
+        clock_mhz=60.75),
     "arty-a7-35t": Config(
         rows=8, columns=8, lanes=4, scratchpad_banks=4, scratchpad_bank_words=512,
         weight_words=1024, accumulator_words=256, parameter_words=128, vector_taps=1,

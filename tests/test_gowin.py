@@ -4,13 +4,16 @@
 import json
 import random
 import re
+from pathlib import Path
 
+import apycula
 import pytest
 from amaranth import Cat, Module, Mux, Signal
+from amaranth.build import Subsignal
 from amaranth.lib import wiring
 from amaranth.lib.wiring import In, Out
+from apycula.chipdb import load_chipdb
 
-from gowin_cells import MODELS, OWN, join_contents
 from netlist_compare import check_copies
 from netlist_parts import add_memory
 from systolith.boards import build as board_build
@@ -21,6 +24,7 @@ from systolith.hw.export import rtlil_text
 from systolith.hw.multiplier import MultiplierBudget, demand, registered_product
 from systolith.sim.build import verilog_of
 from systolith.sim.netlist.convert import yosys_models
+from systolith.sim.netlist.gowin import MODELS, OWN, join_contents
 
 SHAPES = (
     # bits of both operands, whether each has a sign, whether they pass registers
@@ -182,8 +186,25 @@ def test_pins_are_those_of_the_board(elaborated):
     places = dict(line.removeprefix("IO_LOC ").rstrip(";").split()
                   for line in (folder / "top.cst").read_text().splitlines()
                   if line.startswith("IO_LOC"))
+    pins = {name: place for name, place in places.items() if "sdram" not in name}
     names = ('"clk27_0__io"', '"uart_0__rx__io"', '"uart_0__tx__io"')
-    assert places == dict(zip(names, BOARD_FACTS[board.name][0], strict=True))
+    assert pins == dict(zip(names, BOARD_FACTS[board.name][0], strict=True))
+    assert len(places) == len(pins) + (55 if board.sdram else 0)
+
+
+def test_pads_of_the_sdram_are_those_that_apycula_knows():
+    family = Path(apycula.__file__).parent / "GW2A-18C.msgpack.xz"
+    wires = load_chipdb(str(family)).sip_cst["GW2AR-18C"]["QFN88"]
+    known = {name: f"IO{'R' if column else 'L'}{row + 1}{letter}"
+             for name, row, column, letter, _ in wires}
+    theirs = {"clk": "O_sdram_clk", "clk_en": "O_sdram_cke", "cs": "O_sdram_cs_n",
+              "ras": "O_sdram_ras_n", "cas": "O_sdram_cas_n", "we": "O_sdram_wen_n",
+              "dqm": "O_sdram_dqm[{}]", "a": "O_sdram_addr[{}]", "ba": "O_sdram_ba[{}]",
+              "dq": "IO_sdram_dq[{}]"}
+    resource = BOARDS["tang-nano-20k"].platform().lookup("sdram")
+    ours = {theirs[item.name].format(k): place for item in resource.ios
+            if isinstance(item, Subsignal) for k, place in enumerate(item.ios[0].names)}
+    assert ours == known
 
 
 def test_clocks_are_constrained(elaborated):

@@ -14,8 +14,9 @@ from systolith.driver.simulate import serve
 from systolith.errors import BuildError
 from systolith.hw.export import rtlil_text
 from systolith.sim.build import verilog_of
-from systolith.sim.netlist.board import NetlistDevice, PllClocks, build_netlist, pll_clocks
+from systolith.sim.netlist.board import NetlistDevice, build_netlist
 from systolith.sim.netlist.cells import parameter
+from systolith.sim.netlist.clocks import PllClocks, gowin_clocks
 from systolith.sim.netlist.convert import Netlist, cell_models, read_netlist
 from systolith.sim.netlist.logic import lookup
 
@@ -133,13 +134,23 @@ def pll_netlist(clkop=4, **changes):
 
 
 def test_the_pll_tells_the_clocks():
-    assert pll_clocks(pll_netlist()) == PllClocks(Fraction(18, 5), Fraction(3, 4))
+    assert pll_netlist().clocks() == PllClocks(Fraction(18, 5), Fraction(3, 4))
     with pytest.raises(BuildError, match="PLL is not fed back from its output"):
-        pll_clocks(pll_netlist(clkop=5))
+        pll_netlist(clkop=5).clocks()
     with pytest.raises(BuildError, match="no second output of the core's frequency"):
-        pll_clocks(pll_netlist(CLKOS_DIV=8))
+        pll_netlist(CLKOS_DIV=8).clocks()
     with pytest.raises(BuildError, match="has 0 PLLs instead of one"):
-        pll_clocks(netlist_of("LUT4"))
+        netlist_of("LUT4").clocks()
+
+
+def test_the_pll_of_gowin_tells_its_clocks():
+    pll = {"connections": {"CLKOUT": [2], "CLKOUTP": [3]}, "parameters": {
+        "IDIV_SEL": f"{3:032b}", "FBDIV_SEL": f"{8:032b}", "PSDA_SEL": "1100 "}}
+    assert gowin_clocks([pll]) == PllClocks(Fraction(9, 4), Fraction(3, 4))
+    with pytest.raises(BuildError, match="no second output of the core's frequency"):
+        gowin_clocks([{**pll, "connections": {"CLKOUT": [2]}}])
+    with pytest.raises(BuildError, match="has 2 PLLs instead of one"):
+        gowin_clocks([pll, pll])
 
 
 def test_pins_are_those_of_a_board():

@@ -1,4 +1,4 @@
-"""Boards' netlists run the digits model behind their serial line, driven over a pseudo-terminal.
+"""Boards' netlists run a digits model behind their serial line, driven over a pseudo-terminal.
 
 The netlist is the one that placement would get. `pytest -m slow -k netlist -s` prints the figures.
 """
@@ -9,7 +9,6 @@ from contextlib import contextmanager
 
 import numpy as np
 import pytest
-import torch
 
 import systolith
 from systolith.boards import build as board_build
@@ -17,30 +16,19 @@ from systolith.boards import flow
 from systolith.boards.catalog import BOARDS
 from systolith.driver.simulate import SLOW_STEP, PtyPort, serve_device
 from systolith.hw.config import PRESETS
-from systolith.importer import import_model
 from systolith.models import digits
-from systolith.quantizer import quantize
-from systolith.sim.netlist.board import NetlistDevice
-from systolith.sim.netlist.convert import read_netlist
+from systolith.sim.netlist.board import NetlistDevice, netlist_of
+from trained_digits import trained_digits
 
 PATIENCE = 900.0
 """Seconds that the driver gives a simulation that needs seconds for a frame."""
-
-
-@pytest.fixture(scope="module")
-def quantized():
-    """The quantized digits model, and one image of each digit."""
-    model, data = digits.train()
-    first = [int(np.flatnonzero(data.test_labels == digit)[0]) for digit in range(10)]
-    calibration = torch.from_numpy(data.train_images[:256])
-    return quantize(model, [calibration]), data.test_images[first]
 
 
 def synthesized(board, config, folder):
     """The netlist of a board, by the first steps of its build."""
     platform = board_build.write_design(board, config, board_build.identity(board, config), folder)
     flow.synthesize(board.family, flow.steps(board, platform)[0], folder)
-    return read_netlist(folder / "top.json")
+    return netlist_of(board, folder / "top.json")
 
 
 @contextmanager
@@ -68,14 +56,16 @@ def served(device):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize(("board", "preset"), (
-    ("ulx3s-12f", "ulx3s-12f"), ("ulx3s-12f", "ulx3s-12f-4x8"), ("ulx3s-85f", "ulx3s-85f")))
-def test_the_netlist_runs_the_digits_model(board, preset, quantized, tmp_path):
-    model, images = quantized
+@pytest.mark.parametrize(("board", "preset", "network"), (
+    ("ulx3s-12f", "ulx3s-12f", digits.Digits), ("ulx3s-12f", "ulx3s-12f-4x8", digits.Digits),
+    ("ulx3s-85f", "ulx3s-85f", digits.Digits),
+    ("tang-nano-20k", "tang-nano-20k", digits.StridedDigits)))
+def test_the_netlist_runs_a_digits_model(board, preset, network, tmp_path):
+    """On an image of each digit; the network is the demo's where the preset has a residual add."""
     board, config = BOARDS[board], PRESETS[preset]
-    program = systolith.compile(
-        import_model(model, torch.from_numpy(images[:1]), bias=config.bias,
-                     multiplier_bits=config.multiplier_bits), config=config, name="digits")
+    program, data, _ = trained_digits(preset, network)
+    images = data.test_images[[np.flatnonzero(data.test_labels == digit)[0]
+                               for digit in range(10)]]
     with systolith.open("golden", config=config) as golden:
         expected = golden.run(program, images, dequantize=False)
 

@@ -9,7 +9,6 @@ from amaranth import Cat, Const, Fragment, Module, Mux, Signal
 from amaranth.lib import wiring
 from amaranth.lib.wiring import In, Out
 
-from gowin_cells import MODELS
 from netlist_compare import check_copies
 from systolith.boards.catalog import BOARDS
 from systolith.hw.config import PRESETS
@@ -18,6 +17,7 @@ from systolith.hw.sequential.products import LATENCY, Products
 from systolith.hw.sequential.spram import SpramPair
 from systolith.sim.build import verilog_of
 from systolith.sim.netlist.convert import yosys_models
+from systolith.sim.netlist.gowin import MODELS
 
 
 class _Platform:

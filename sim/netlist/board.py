@@ -8,10 +8,8 @@ before placement, which takes no time.
 import ctypes
 import re
 import weakref
-from dataclasses import dataclass
-from fractions import Fraction
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 from systolith.boards.board import Board
 from systolith.errors import BuildError, DeviceError, LinkError, MissingExtraError
@@ -19,10 +17,11 @@ from systolith.hw.config import Config
 from systolith.sim.build import Model, build
 from systolith.sim.sdram import SdramSettings, settings_of
 
-from .cells import parameter
-from .convert import Netlist, cell_models
+from .clocks import PllClocks
+from .convert import read_design, read_netlist
+from .gowin import GowinNetlist
 
-__all__ = ["PAD_NS", "NetlistDevice", "PllClocks", "build_netlist", "pll_clocks"]
+__all__ = ["PAD_NS", "BoardNetlist", "NetlistDevice", "build_netlist", "netlist_of"]
 
 PAD_NS = 5.0
 """What pads and wires take on the way to the SDRAM chip and back, by default: a plausible figure,
@@ -50,54 +49,36 @@ class _Options(ctypes.Structure):
                                                        "trip_ns"))]
 
 
-@dataclass(frozen=True)
-class PllClocks:
-    """What a netlist's PLL makes: the core's clock over the oscillator's, and the part of its
-    period that the chip's clock is later."""
+class BoardNetlist(Protocol):
+    """A board's netlist: its ports, the Verilog of its cells and its own, and its PLL's clocks."""
 
-    ratio: Fraction
-    turned: Fraction
+    ports: dict[str, Any]
 
-
-def pll_clocks(netlist: Netlist) -> PllClocks:
-    """The clocks by the dividers and phases of the netlist's PLL.
-
-    Raises `BuildError` unless there is exactly one, fed back from its own output, with a second
-    output of the same frequency.
-    """
-    plls = netlist.of_kind("EHXPLLL")
-    if len(plls) != 1:
-        raise BuildError(f"the netlist has {len(plls)} PLLs instead of one: only a board's whole "
-                         "netlist is simulated")
-    pll = plls[0]
-    if pll["connections"].get("CLKFB") != pll["connections"].get("CLKOP"):
-        raise BuildError("the netlist's PLL is not fed back from its output: build it again")
-    value = {key: int(parameter(pll["parameters"].get(key, "0"))) for key in (
-        "CLKI_DIV", "CLKFB_DIV", *(f"{output}_{name}" for output in ("CLKOP", "CLKOS")
-                                   for name in ("DIV", "CPHASE", "FPHASE")))}
-    if value["CLKOS_DIV"] != value["CLKOP_DIV"]:
-        raise BuildError("the netlist's PLL has no second output of the core's frequency, for the "
-                         "SDRAM chip: build it again")
-    eighths = (8 * (value["CLKOS_CPHASE"] - value["CLKOP_CPHASE"])
-               + value["CLKOS_FPHASE"] - value["CLKOP_FPHASE"])
-    return PllClocks(Fraction(value["CLKFB_DIV"], value["CLKI_DIV"]),
-                     Fraction(eighths, 8 * value["CLKOP_DIV"]) % 1)
+    def models(self) -> str: ...
+    def verilog(self) -> str: ...
+    def clocks(self) -> PllClocks: ...
 
 
-def build_netlist(netlist: Netlist) -> Path:
+def netlist_of(board: Board, path: Path) -> BoardNetlist:
+    """The netlist of a board in yosys' JSON file. Raises `BuildError` when it cannot be read or
+    simulated."""
+    return GowinNetlist(read_design(path)) if board.family == "gowin" else read_netlist(path)
+
+
+def build_netlist(netlist: BoardNetlist) -> Path:
     """Compile a board's netlist into a shared library, or find it compiled.
 
     Raises `BuildError` when it has other pins than a board with a serial line and an SDRAM chip.
     """
     return build(Model(
-        verilog=cell_models() + netlist.verilog() + _board(netlist), top="board",
+        verilog=netlist.models() + netlist.verilog() + _board(netlist), top="board",
         sources=(_HARNESS,), shared=True,
         verilator_flags=("-O3", "--x-assign", "fast", "--x-initial", "fast", "--no-assert",
                          "--no-timing", "--pins-inout-enables"),
         defines=("-DVL_TIME_CONTEXT",), fast_flags=("-O1",)))
 
 
-def _board(netlist: Netlist) -> str:
+def _board(netlist: BoardNetlist) -> str:
     """Module `board`: the netlist under the harness' names, and the clocks that its PLL gives."""
     found = {}
     for name, pattern in _PINS.items():
@@ -136,7 +117,8 @@ class NetlistDevice:
     `MissingExtraError` without the packages that describe boards.
     """
 
-    def __init__(self, netlist: Netlist, board: Board, config: Config, *, pad_ns: float = PAD_NS):
+    def __init__(self, netlist: BoardNetlist, board: Board, config: Config, *,
+                 pad_ns: float = PAD_NS):
         chip = board.sdram
         if chip is None:
             raise BuildError(f"{board.name} has no SDRAM chip: only boards with one are simulated "
@@ -146,7 +128,7 @@ class NetlistDevice:
         except ImportError as error:
             raise MissingExtraError(f"simulating a board's netlist needs {error.name}: pip install "
                                     "'systolith[hw]'") from None
-        clocks = pll_clocks(netlist)
+        clocks = netlist.clocks()
         ratio = clocks.ratio
         clock_hz = oscillator_hz * float(ratio)
         if abs(clock_hz / (config.clock_mhz * 1e6) - 1) > 0.005:

@@ -13,9 +13,10 @@ from typing import Any
 from systolith.errors import BuildError, MissingExtraError
 
 from .cells import MODELS, check, parameter
+from .clocks import PllClocks, ecp5_clocks
 from .logic import Net, carry, flip_flops, multiplexer
 
-__all__ = ["Netlist", "cell_models", "read_netlist", "yosys_models"]
+__all__ = ["Netlist", "cell_models", "read_design", "read_netlist", "yosys_models"]
 
 _MODELS = Path(__file__).parent / "ecp5.v"
 
@@ -50,6 +51,14 @@ class Netlist:
     def of_kind(self, kind: str) -> list[Mapping[str, Any]]:
         """All cells of a kind."""
         return [cell for cell in self._cells.values() if cell["type"] == kind]
+
+    def models(self) -> str:
+        """Verilog of its cells. Raises as `cell_models` does."""
+        return cell_models()
+
+    def clocks(self) -> PllClocks:
+        """What its PLL makes. Raises `BuildError` as `ecp5_clocks` does."""
+        return ecp5_clocks(self.of_kind("EHXPLLL"))
 
     def verilog(self, *, name: str = "top", plain: bool = False) -> str:
         """The netlist as module `name`; it needs `cell_models()`.
@@ -149,15 +158,20 @@ def _parameters(cell: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
 
 def read_netlist(path: Path, top: str = "top") -> Netlist:
     """The netlist in yosys' JSON file. Raises `BuildError` when it cannot be read or simulated."""
+    return Netlist(read_design(path), top)
+
+
+def read_design(path: Path) -> dict[str, Any]:
+    """Yosys' JSON file. Raises `BuildError` when it is none."""
     try:
-        design = json.loads(path.read_text())
+        design: dict[str, Any] = json.loads(path.read_text())
     except OSError as error:
         raise BuildError(f"cannot read the netlist {path}: {error.strerror}: build it first, with "
                          "systolith build BOARD") from None
     except ValueError:
         raise BuildError(f"{path} is not yosys' JSON: build it again, with systolith build BOARD"
                          ) from None
-    return Netlist(design, top)
+    return design
 
 
 def cell_models() -> str:

@@ -7,8 +7,7 @@ from systolith.boards.build import board_named
 from systolith.errors import BuildError
 from systolith.hw.config import Config
 
-from .board import PAD_NS, NetlistDevice
-from .convert import read_netlist
+from .board import PAD_NS, NetlistDevice, netlist_of
 
 __all__ = ["open_build"]
 
@@ -25,4 +24,4 @@ def open_build(folder: Path, *, pad_ns: float = PAD_NS) -> NetlistDevice:
     except (OSError, ValueError, KeyError, TypeError):
         raise BuildError(f"there is no finished build in {folder}: make one with systolith build "
                          "BOARD, and name its folder, such as build/boards/ulx3s-85f") from None
-    return NetlistDevice(read_netlist(folder / "top.json"), board, config, pad_ns=pad_ns)
+    return NetlistDevice(netlist_of(board, folder / "top.json"), board, config, pad_ns=pad_ns)

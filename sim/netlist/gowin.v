@@ -1,4 +1,10 @@
-// Gowin cells that yosys knows as black boxes only, as far as our netlists use them.
+// Gowin cells that yosys knows as black boxes only, as far as our netlists use them; and IOBUF, whose
+// model there drives its own input.
+
+module IOBUF(input I, OEN, output O, inout IO);
+    assign IO = OEN ? 1'bz : I;
+    assign O = IO;
+endmodule
 
 // 9x9 and 18x18 multipliers (UG287): one clock and one enable for all registers, of which each can
 // be left out. The inputs of a chain (SIA, SIB) are not modelled.
@@ -197,4 +203,25 @@ module DPB #(
                       .MODE_B(WRITE_MODE1), .INIT(INIT)) ram(
         .CLK(CLKA), .CEA(CEA), .WREA(WREA), .ADA(ADA), .DIA({20'b0, DIA}), .DOA(wide_a),
         .CEB(CEB), .WREB(WREB), .ADB(ADB), .DIB({20'b0, DIB}), .DOB(wide_b));
+endmodule
+
+// The loop (UG286), whose clocks come from the simulation: the netlist stands in a module `board`.
+module rPLL #(
+    parameter FCLKIN = "", DEVICE = "", DYN_IDIV_SEL = "", DYN_FBDIV_SEL = "", DYN_ODIV_SEL = "",
+    PSDA_SEL = "", DYN_DA_EN = "", DUTYDA_SEL = "", CLKFB_SEL = "", CLKOUT_BYPASS = "",
+    CLKOUTP_BYPASS = "", CLKOUTD_BYPASS = "", CLKOUTD_SRC = "", CLKOUTD3_SRC = "",
+    IDIV_SEL = 0, FBDIV_SEL = 0, ODIV_SEL = 0, CLKOUT_FT_DIR = 0, CLKOUTP_FT_DIR = 0,
+    CLKOUT_DLY_STEP = 0, CLKOUTP_DLY_STEP = 0, DYN_SDIV_SEL = 0
+) (
+    input CLKIN, CLKFB, RESET, RESET_P,
+    input [5:0] FBDSEL, IDSEL, ODSEL,
+    input [3:0] PSDA, FDLY, DUTYDA,
+    output CLKOUT, LOCK, CLKOUTP, CLKOUTD, CLKOUTD3
+);
+    localparam LOCK_CYCLES = 200;
+    reg [7:0] cycles = 0;
+    assign LOCK = cycles == LOCK_CYCLES;
+    always @(posedge CLKIN) if (!LOCK) cycles <= cycles + 1;
+    assign CLKOUT = board.pll_clock;
+    assign CLKOUTP = board.turned_clock;
 endmodule

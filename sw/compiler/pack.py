@@ -127,9 +127,10 @@ def pack_taps(weight: NDArray[np.int8], chunks: list[tuple[int, int]], config: C
 
 
 def pack_parameters(finish: Finish, channels: int, config: Config) -> bytes:
-    """Records of `channels` channels (a multiple of the lanes); those behind the last are zero.
+    """Records of `channels` channels (a multiple of the lanes); those behind the last have a
+    multiplier of 0, which gives the output zero point whatever the accumulator holds.
 
-    A record of zeros gives the output zero point whatever the accumulator holds.
+    Their shift is one that the sequential core's circuits do, as its program takes longer.
     """
     records = np.zeros((channels, PARAMETER_BYTES), np.uint8)
     number = channels if finish.uniform else len(finish.bias)
@@ -142,4 +143,5 @@ def pack_parameters(finish: Finish, channels: int, config: Config) -> bytes:
     words[:number, 1] = spread(finish.rounding)
     packed = spread(finish.multiplier).astype(np.int64) | spread(finish.shift) << 24
     words[:number, 2] = packed.astype(np.uint32).view(np.int32)
+    words[number:, 2] = config.least_add_shift << 24
     return records.tobytes()
