@@ -84,7 +84,7 @@ class SdramPads(wiring.Component):
         pads = bare_pins(platform, "sdram")
         pins = self.pins
         if family_of(platform) == "gowin":
-            # Its PLL reaches pads by wires of its own kind, with nothing in between.
+            # The PLL's output goes to the pad as it is: no register has to follow it.
             m.submodules.clock = clock = io.Buffer("o", pads.clk)
             m.d.comb += clock.o.eq(ClockSignal("sdram"))
         else:

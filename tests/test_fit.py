@@ -32,7 +32,7 @@ BUILT = {
     "ulx3s-12f 8x4": {"LUT": 18_964, "FF": 13_103, "multipliers": 28, "block RAM": 56},
     "ulx3s-12f": {"LUT": 14_328, "FF": 10_660, "multipliers": 28, "block RAM": 50},
     "icebreaker": {"LUT": 4_938, "multipliers": 8, "block RAM": 29},
-    "tang-nano-20k": {"LUT": 12_229, "FF": 8_690, "multipliers": 24, "block RAM": 36},
+    "tang-nano-20k": {"LUT": 12_224, "FF": 8_690, "multipliers": 24, "block RAM": 36},
     "tang-nano-9k": {"LUT": 5_702, "FF": 2_697, "multipliers": 32, "block RAM": 26},
     "tang-nano-9k 4x4": {"FF": 2_166, "multipliers": 16, "block RAM": 21},
     "ulx3s-12f 8x4 unpaired": {"LUT": 20_114, "FF": 12_802, "multipliers": 28, "block RAM": 56},
