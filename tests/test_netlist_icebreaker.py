@@ -8,7 +8,8 @@ import numpy as np
 import pytest
 
 import systolith
-from one_clock_netlist import library, run_network, run_random_programs
+from netlist_driving import run_random_programs
+from one_clock_netlist import library, run_network, simulated
 from systolith import models
 from systolith.hw.config import PRESETS
 from systolith.importer import import_model
@@ -70,4 +71,4 @@ def test_the_netlist_runs_the_digits_model(compiled):
 
 @pytest.mark.slow
 def test_the_netlist_runs_random_programs(compiled):
-    run_random_programs("icebreaker", compiled, (70, 71))
+    run_random_programs(simulated("icebreaker", compiled), PRESETS["icebreaker"], (70, 71))

@@ -7,7 +7,9 @@ prints figures.
 
 import pytest
 
-from one_clock_netlist import library, run_network, run_random_programs
+from netlist_driving import run_random_programs
+from one_clock_netlist import library, run_network, simulated
+from systolith.hw.config import PRESETS
 from systolith.models.digits import StridedDigits
 from systolith.sim.netlist.gowin import MODELS, OWN, join_contents
 from trained_digits import trained_digits
@@ -40,4 +42,4 @@ def test_the_netlist_recognizes_a_digit(netlist):
 
 @pytest.mark.slow
 def test_the_netlist_runs_random_programs(netlist):
-    run_random_programs(NAME, netlist, (80, 81))
+    run_random_programs(simulated(NAME, netlist), PRESETS[NAME], (80, 81))

