@@ -26,6 +26,7 @@ from systolith.hw.isa import (
     Vector,
     VectorMode,
 )
+from systolith.hw.units import missing_unit
 
 from . import numerics
 from .golden_memories import Memories, StopError
@@ -47,20 +48,7 @@ _EXACT_PRODUCTS = 1024
 
 def check_units(config: Config, instruction: Instruction) -> None:
     """Stop with DECODE for a unit that the configuration leaves out."""
-    absent: object = False
-    if isinstance(instruction, Load):
-        absent = (instruction.target not in set(LoadTarget)
-                  or (instruction.target == LoadTarget.VECTOR_WEIGHT and not config.vector_taps)
-                  or (instruction.target == LoadTarget.TABLE and not config.table))
-    elif isinstance(instruction, Vector):
-        absent = not config.vector_taps
-    elif isinstance(instruction, Post):
-        absent = ((instruction.source == PostSource.VECTOR and not config.vector_taps)
-                  or (instruction.use_table and not config.table)
-                  or ((instruction.use_add or instruction.source == PostSource.PRODUCT)
-                      and not config.residual)
-                  or (instruction.use_add and instruction.add_shift < config.least_add_shift))
-    if absent:
+    if missing_unit(config, instruction):
         raise StopError(ErrorCode.DECODE)
 
 

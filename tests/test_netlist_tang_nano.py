@@ -17,7 +17,7 @@ from trained_digits import trained_digits
 NAME = "tang-nano-9k"
 AROUND = MODELS + """
 module board(input clk, rx, output tx);
-  wire pll_clock = clk, turned_clock = clk;
+  wire pll_clock = clk, turned_clock = clk, pll_locked = 1;
   wire clk_pad = clk, rx_pad = rx, tx_pad;
   assign tx = tx_pad;
   top netlist(.clk27_0__io(clk_pad), .uart_0__rx__io(rx_pad), .uart_0__tx__io(tx_pad));

@@ -36,6 +36,12 @@ _PINS = {
     "dq": "sdram_0__dq__io"}
 """The harness' names, and those of the platform's resources."""
 
+_LOCK = """reg [7:0] cycles = 0;
+wire pll_locked = cycles == 200;
+always @(posedge oscillator) if (!pll_locked) cycles <= cycles + 1;
+"""
+"""When a PLL says that it is locked: some time after the oscillator began."""
+
 _BOOT_SECONDS = 0.5e-3
 """More than the PLL's lock, the chip's power-up, and the resets take together."""
 
@@ -95,7 +101,7 @@ def _board(netlist: BoardNetlist) -> str:
                       f"[{len(netlist.ports[port]['bits']) - 1}:0] {name}"
                       for port, name in found.items())
     wired = ", ".join(f".{port}({name})" for port, name in found.items())
-    return (f"module board(input pll_clock, turned_clock, {ports});\n"
+    return (f"module board(input pll_clock, turned_clock, {ports});\n{_LOCK}"
             f"top netlist({wired});\nendmodule\n")
 
 

@@ -110,16 +110,13 @@ module ODDRX1F (
 endmodule
 
 // Phase-locked loop (FPGA-TN-02200) with its feedback from CLKOP. The clocks themselves are made
-// outside, by the dividers and phases of the netlist, since nothing here takes time; they run before
-// it is locked.
+// outside, in a module `board`, by the dividers and phases of the netlist, since nothing here takes
+// time; they run before it is locked.
 module EHXPLLL (
     input CLKI,
     output CLKOP, CLKOS, LOCK
 );
-    localparam LOCK_CYCLES = 200;
-    reg [7:0] cycles = 0;
-    assign LOCK = cycles == LOCK_CYCLES;
-    always @(posedge CLKI) if (!LOCK) cycles <= cycles + 1;
+    assign LOCK = board.pll_locked;
     assign CLKOP = board.pll_clock;
     assign CLKOS = board.turned_clock;
 endmodule

@@ -218,10 +218,7 @@ module rPLL #(
     input [3:0] PSDA, FDLY, DUTYDA,
     output CLKOUT, LOCK, CLKOUTP, CLKOUTD, CLKOUTD3
 );
-    localparam LOCK_CYCLES = 200;
-    reg [7:0] cycles = 0;
-    assign LOCK = cycles == LOCK_CYCLES;
-    always @(posedge CLKIN) if (!LOCK) cycles <= cycles + 1;
+    assign LOCK = board.pll_locked;
     assign CLKOUT = board.pll_clock;
     assign CLKOUTP = board.turned_clock;
 endmodule
