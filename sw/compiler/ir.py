@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 from systolith.hw.config import Config
 
 __all__ = ["Feature", "Finish", "Lowered", "Matrix", "Operation", "Packing", "Point", "Residual",
-           "Source", "Window", "uniform_finish"]
+           "Source", "Window", "identity_finish", "uniform_finish"]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -120,6 +120,14 @@ def uniform_finish(bias: int, multiplier: int, shift: int, zero: int, low: int =
 
     return Finish(bias=one(bias), rounding=one(0), multiplier=one(multiplier), shift=one(shift),
                   zero=zero, low=low, high=high, uniform=True, **more)
+
+
+def identity_finish(config: Config, *, bias: int = 0, halvings: int = 0, zero: int = 0,
+                    **more: Any) -> Finish:
+    """A finish that passes values on, halved so many times: y = clamp((v + bias) / 2^h + zero)."""
+    bits = config.multiplier_bits
+    multiplier, shift = (1 << (bits - 1), bits - 1) if bits else (1, 0)
+    return uniform_finish(bias, multiplier, shift + halvings, zero, **more)
 
 
 @dataclass(kw_only=True, eq=False)

@@ -27,11 +27,12 @@ from .ir import (
     Residual,
     Source,
     Window,
+    identity_finish,
     uniform_finish,
 )
 from .maximum import has_empty_windows, maximum
 
-__all__ = ["identity_finish", "lower"]
+__all__ = ["lower"]
 
 
 def lower(graph: g.Graph, config: Config) -> Lowered:
@@ -52,14 +53,6 @@ def lower(graph: g.Graph, config: Config) -> Lowered:
             lowering.pretend(node)
     refuse_all(refusals)
     return lowering.result()
-
-
-def identity_finish(config: Config, zero: int = 0, low: int = -128, high: int = 127,
-                    bias: int = 0, **more: Any) -> Finish:
-    """A finish that passes values on: y = clamp(v + bias + zero)."""
-    bits = config.multiplier_bits
-    multiplier, shift = (1 << (bits - 1), bits - 1) if bits else (1, 0)
-    return uniform_finish(bias, multiplier, shift, zero, low, high, **more)
 
 
 class _Lowering:

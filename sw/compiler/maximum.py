@@ -25,7 +25,7 @@ import numpy as np
 from systolith import graph as g
 from systolith.hw.config import Config
 
-from .ir import Feature, Matrix, Source, uniform_finish
+from .ir import Feature, Matrix, Source, identity_finish
 
 __all__ = ["has_empty_windows", "maximum"]
 
@@ -146,8 +146,7 @@ class _Maximum:
                  config: Config):
         self.node = node
         self.feature = feature
-        bits = config.multiplier_bits
-        self.halving = (1 << (bits - 1), bits) if bits else (1, 1)
+        self.config = config
         self.pad = pad
         size = feature.height, feature.width
         self.axes = _axes(node, output)
@@ -221,4 +220,5 @@ class _Maximum:
             name=self.node.name, op=self.node.op, output=output, sources=tuple(sources),
             weights=tuple(weights), channel_groups=self.feature.channels, light=True,
             # A difference d is stored as d - 128 and taken twice.
-            finish=uniform_finish(-2 * LEAST * bias, *self.halving, zero), **more)
+            finish=identity_finish(self.config, bias=-2 * LEAST * bias, halvings=1, zero=zero),
+            **more)

@@ -4,8 +4,7 @@ from dataclasses import replace
 
 from systolith.hw.config import Config
 
-from .ir import Lowered, Operation, Point, Source
-from .lower import identity_finish
+from .ir import Lowered, Operation, Point, Source, identity_finish
 
 __all__ = ["separate_paddings"]
 
