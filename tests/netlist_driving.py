@@ -11,10 +11,11 @@ from systolith.driver.simulate import SLOW_STEP, PtyPort, serve_device
 from systolith.sim.golden import Golden
 from systolith.sim.programs import random_program
 
-__all__ = ["driven", "run_random_programs"]
+__all__ = ["PATIENCE", "driven", "run_random_programs"]
 
-_PATIENCE = 900.0
-"""Seconds that the driver gives a simulation that needs seconds for a frame."""
+PATIENCE = 900.0
+"""Seconds that the driver gives a simulation that needs seconds for a frame, and minutes for a
+run."""
 
 _BYTES = 12_288
 """Of main memory that random programs use: more would take the serial line too long."""
@@ -37,8 +38,8 @@ def driven(device, config):
     thread = threading.Thread(target=serve)
     thread.start()
     try:
-        with systolith.open(port.address, config=config, silence=_PATIENCE,
-                            timeout=_PATIENCE) as opened:
+        with systolith.open(port.address, config=config, silence=PATIENCE,
+                            timeout=PATIENCE) as opened:
             yield opened
     finally:
         stop.set()

@@ -14,7 +14,7 @@ from pathlib import Path
 import numpy as np
 
 import systolith
-from netlist_driving import driven
+from netlist_driving import PATIENCE, driven
 from systolith.boards import build as board_build
 from systolith.boards import flow
 from systolith.boards.catalog import BOARDS
@@ -97,7 +97,7 @@ def run_network(name, compiled, program, batch):
     device = simulated(name, compiled)
     with driven(device, config) as machine:
         begun, cycle = time.monotonic(), device.cycle
-        levels = machine.run(program, batch, dequantize=False)
+        levels = machine.run(program, batch, dequantize=False, deadline=PATIENCE)
         cycles = machine.last_run.cycles
     print(f"\n{device.cycle - cycle:,} cycles in {time.monotonic() - begun:.0f} s, {cycles:,} of "
           f"them an inference")

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 import systolith
-from netlist_driving import driven, run_random_programs
+from netlist_driving import PATIENCE, driven, run_random_programs
 from systolith.boards import build as board_build
 from systolith.boards import flow
 from systolith.boards.catalog import BOARDS
@@ -50,7 +50,7 @@ def test_the_netlist_runs_a_digits_model(board, preset, network, tmp_path):
         compiling = time.monotonic() - begun - synthesis
         begun, cycle = time.monotonic(), device.cycle
         with driven(device, config) as opened:
-            levels = opened.run(program, images, dequantize=False)
+            levels = opened.run(program, images, dequantize=False, deadline=PATIENCE)
             last = opened.last_run
         seconds, cycles = time.monotonic() - begun, device.cycle - cycle
     print(f"\n{preset}, {config.rows}x{config.columns}: synthesis {synthesis:.0f} s, compiled in "
