@@ -63,7 +63,7 @@ def run_random_programs(device, config, seeds):
             begun, cycle = time.monotonic(), device.cycle
             machine.fill(len(program.image), _BYTES - len(program.image))
             machine.write(0, program.image)
-            machine.run(0).check(f"seed {seed}")
+            machine.run(0, deadline=PATIENCE).check(f"seed {seed}")
             first, last = int(changed[0]), int(changed[-1]) + 1
             assert machine.read(first, last - first) == after[first:last].tobytes(), f"seed {seed}"
             seconds, cycles = time.monotonic() - begun, device.cycle - cycle

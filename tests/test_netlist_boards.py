@@ -60,7 +60,8 @@ def test_the_netlist_runs_a_digits_model(board, preset, network, tmp_path):
           f"{np.count_nonzero(levels != expected)} of {levels.size} values differ")
     assert np.array_equal(levels, expected)
     assert len(set(levels.argmax(axis=1))) > 5
-    assert last.cycles < CYCLES.get(preset, last.cycles + 1)
+    if preset in CYCLES:
+        assert last.cycles < CYCLES[preset]
 
 
 @pytest.mark.slow
