@@ -77,6 +77,9 @@ class Placement:
         where all that is asked for is met, and then none makes room for another: a design that is
         fast enough when placed has to be asked for more, or it is not routed. Two hundredths more
         make up for a routing's last corrections, which look at no timing.
+    corner : str or None
+        Of an ECP5: where the snake begins along which multipliers get their sites
+        (`boards/floorplan.py`); None leaves them to nextpnr.
     alpha : float or None
         Of a Gowin chip: how much stronger cells are pulled to places that are free, from round to
         round of the placement; None for nextpnr's own tenth. The fuller a chip, the longer a round
@@ -85,6 +88,7 @@ class Placement:
 
     seed: int = 1
     asked: float = 1.0
+    corner: str | None = None
     alpha: float | None = None
 
 

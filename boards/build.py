@@ -19,7 +19,7 @@ from systolith.hw.config import Config
 from systolith.hw.protocol import VERSION
 from systolith.sim.build import locked
 
-from . import carry, flow
+from . import carry, floorplan, flow
 from .board import FAMILIES, Board
 from .catalog import BOARDS
 from .netlist_checks import check_crossings
@@ -54,6 +54,9 @@ def identity(board: Board, config: Config) -> int:
              "tools": flow.tool_versions(board.family, usb=board.baud is None)}
     if board.family == "ecp5":
         parts["trimmed"] = carry.REVISION
+    corner = board.placement(config).corner
+    if corner:
+        parts["floorplan"] = [floorplan.REVISION, corner]
     digest.update(json.dumps(parts, sort_keys=True).encode())
     return int.from_bytes(digest.digest()[:8], "big")
 
@@ -100,6 +103,8 @@ def _build(board: Board, config: Config, name: int, folder: Path,
         if step.name == "synthesis":
             flow.synthesize(board.family, step, folder)
             flow.check_latches(folder / step.log)
+            if placement.corner:
+                floorplan.lay_out_file(folder / "top.json", board.device, placement.corner)
             if board.family in ("ecp5", "gowin"):
                 found = check_crossings(folder / "top.json")
         else:
