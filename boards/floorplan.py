@@ -3,8 +3,8 @@
 nextpnr-ecp5 places multipliers one by one where there is room left, and most of them are taken: a
 product may lie a chip's width away from the sum that it is added to. An array's rows pass on their
 sums and their activations to the next row alone. So `lay_out` gives each multiplier its site: row
-by row of the array, along the chip's rows of multipliers, which it walks to and fro, and behind them
-those of the post-processor, lane by lane. Everything else follows where the placer puts it.
+by row of the array, along the chip's rows of multipliers, to and fro, and behind them the others',
+lane by lane. Everything else follows where the placer puts it.
 """
 
 import json
