@@ -7,16 +7,19 @@ from amaranth.lib.wiring import In, Out
 
 from .ports import AccumulatorReadSignature
 
-__all__ = ["VALUE_DELAY", "AccumulatorMemory", "HazardGuard"]
+__all__ = ["REWRITE_DELAY", "VALUE_DELAY", "AccumulatorMemory", "HazardGuard"]
 
-VALUE_DELAY = 2
+REWRITE_DELAY = 2
+"""Cycles from the reading of a word to its writing."""
+
+VALUE_DELAY = 1 + REWRITE_DELAY
 """Cycles from the address of an accumulation to its values, and to the write."""
 
 
 class HazardGuard(wiring.Component):
     """Says which address may not be accumulated to yet, because a write to it is under way.
 
-    An accumulation reads its word `VALUE_DELAY` cycles before it writes it, so that the same
+    An accumulation reads its word `REWRITE_DELAY` cycles before it writes it, so that the same
     address must not follow within so many cycles. Pipelines of fixed latency keep the distances at
     which addresses were issued, hence the issuing side asks here and waits. The addresses that may
     come next are compared a cycle ahead.
@@ -55,7 +58,7 @@ class HazardGuard(wiring.Component):
         # What the next cycle's address must differ from: those that were issued before this one,
         # and this one if it is issued, which is known last.
         before, last = [], (self.issue, self.address)
-        for age in range(1, VALUE_DELAY):
+        for age in range(1, REWRITE_DELAY):
             issued = Signal(name=f"issued_{age}")
             address = Signal.like(self.address, name=f"address_{age}", reset_less=True)
             m.d.sync += [issued.eq(last[0]), address.eq(last[1])]
@@ -105,9 +108,10 @@ class AccumulatorMemory(wiring.Component):
     i : In
         One accumulation: in a cycle with `valid` the `address`, `overwrite` (the word's contents do
         not count) and `maximum` (keep the larger value; only if the parameter says so);
-        `VALUE_DELAY` cycles later its `values`. The address of one must differ from those of the
-        `VALUE_DELAY` cycles before it (`HazardGuard`). `last` asks for `done`, in a cycle with or
-        without `valid`.
+        `VALUE_DELAY` cycles later its `values`. The word is read in the cycle behind the address,
+        so that who else would like to read is refused by a register. The address of one must differ
+        from those of the `REWRITE_DELAY` cycles before it (`HazardGuard`). `last` asks for `done`,
+        in a cycle with or without `valid`.
     done : Out(1)
         All accumulations up to a cycle with `last` have been written: reads accepted from now on
         see them.
@@ -139,8 +143,8 @@ class AccumulatorMemory(wiring.Component):
         m = Module()
         i, read = self.i, self.read
         word = data.ArrayLayout(signed(32), self.lanes)
-        request = Signal()          # address cycle: an accumulation reads its word
-        m.d.comb += request.eq(i.valid & ~i.overwrite)
+        accumulates = Signal(2)     # an accumulation reads its word, of this half
+        m.d.sync += accumulates.eq(Mux(i.valid & ~i.overwrite, 1 << i.address[-1], 0))
 
         halves = []
         for half in range(2):
@@ -149,12 +153,12 @@ class AccumulatorMemory(wiring.Component):
             halves.append((memory.read_port(), memory.write_port(
                 granularity=32 if self.maximum else None)))
 
-        # Address, memory output, operand: three stages, the last of which writes.
+        # Address, memory output, operand: three stages behind `i`, the last of which writes.
         stages = []
         stage = {"valid": i.valid, "address": i.address, "overwrite": i.overwrite, "last": i.last}
         if self.maximum:
             stage["maximum"] = i.maximum
-        for number in (1, 2):
+        for number in range(1, 1 + VALUE_DELAY):
             following = {}
             for name, signal in stage.items():
                 following[name] = Signal.like(signal, name=f"{name}_{number}",
@@ -162,17 +166,15 @@ class AccumulatorMemory(wiring.Component):
                 m.d.sync += following[name].eq(signal)
             stage = following
             stages.append(stage)
-        fetched, summed = stages
+        reading, fetched, summed = stages
 
         read_accepted = Signal()
         read_half = Signal()
-        refused = Signal()
         part_bits = (self.lanes // self._read_lanes - 1).bit_length()
         read_part = Signal(part_bits)
         read_address = read.request.payload[part_bits:]
         m.d.comb += [
-            refused.eq(request & (i.address[-1] == read_address[-1])),
-            read.request.ready.eq(~refused),
+            read.request.ready.eq(~accumulates.bit_select(read_address[-1], 1)),
             read_accepted.eq(read.request.valid & read.request.ready),
         ]
         m.d.sync += [read_half.eq(read_address[-1]),
@@ -222,11 +224,10 @@ class AccumulatorMemory(wiring.Component):
         m.d.comb += read.data.eq(Cat(answers).word_select(answered, 32 * self._read_lanes))
 
         for half, (read_port, write_port) in enumerate(halves):
-            own = Signal(name=f"accumulates_{half}")
+            own = accumulates[half]
             m.d.comb += [
-                own.eq(request & (i.address[-1] == half)),
-                read_port.addr.eq(Mux(own, i.address, read_address)),
-                read_port.en.eq(own | (read_accepted & (read_address[-1] == half))),
+                read_port.addr.eq(Mux(own, reading["address"], read_address)),
+                read_port.en.eq(own | (read.request.valid & (read_address[-1] == half))),
                 write_port.addr.eq(summed["address"]),
                 write_port.data.eq(result),
                 write_port.en.eq(Mux(summed["valid"] & (summed["address"][-1] == half),

@@ -124,19 +124,20 @@ class Packer(wiring.Component):
 
         finished = Signal(range(slots + 1))  # words that wait on the output
         read_slot = Signal(range(slots))
-        # Bit k: there is room for k more words. Whether one leaves is known late and looked at
-        # last.
+        # Bit k: there is room for k more words. Whether the piece is taken, and whether a word
+        # leaves, is known late and looked at last.
         room = Signal(slots + 1, init=~0)
-        following = Signal.like(finished)
+        grown, without = Signal.like(finished), Signal.like(room)
         m.d.comb += [
+            grown.eq(finished + turned.advance),
+            without.eq(Mux(accept, Cat(grown <= slots - k for k in range(slots + 1)), room)),
             accept.eq(held & (room.bit_select(turned.touched, 1)
                               | (deliver & Cat(1, room).bit_select(turned.touched, 1)))),
             deliver.eq(self.o.valid & self.o.ready),
             self.o.valid.eq(~room[slots]),
-            following.eq(finished - deliver + Mux(accept, turned.advance, 0)),
         ]
-        m.d.sync += [finished.eq(following),
-                     room.eq(Cat(following <= slots - k for k in range(slots + 1)))]
+        m.d.sync += [finished.eq(Mux(accept, grown, finished) - deliver),
+                     room.eq(Mux(deliver, Cat(1, without), without))]
         with m.If(deliver):
             m.d.sync += read_slot.eq(read_slot + 1)
 

@@ -9,8 +9,11 @@ from .pairs import KNOWN_BITS, SEPARATING, pair, separate, separate_overlapping
 
 __all__ = ["TAG_LEAD", "SystolicArray", "partial_sum_width"]
 
-TAG_LEAD = 2
+TAG_LEAD = 3
 """Cycles by which a pixel's tag leaves the array before its partial sums."""
+
+_SHARERS = 8
+"""Rows that have one register for the weights that are loaded."""
 
 
 def partial_sum_width(rows: int) -> int:
@@ -43,7 +46,9 @@ class SystolicArray(wiring.Component):
     A cell has an active weight, which it multiplies by, and a shadow weight, which is written
     meanwhile. The pixel that carries `first` makes every row activate its shadow weights as it
     passes: row r's shadow weights must have been written before `r` cycles after that pixel
-    entered, and may be written again from that cycle on.
+    entered, and may be written again from that cycle on. With `buffered` weights it must have been
+    given a cycle earlier: there are registers in front of the rows, a copy for each `_SHARERS` of
+    them, where the way from the weight memory is long.
 
     Parameters
     ----------
@@ -54,11 +59,14 @@ class SystolicArray(wiring.Component):
     paired_bits : int
         Where two neighbouring columns share a multiplier, the bits of a weight, 4 or 8: those of 4
         bits must be in [-8, 7], and those of 8 take a cycle more. 0 where none do.
+    buffered : bool
+        Whether rows of weights are registered on their way.
 
     Members
     -------
     i : In
-        `valid`, `first`, `tag` and the pixel's `data`, int8 activations, row 0 lowest.
+        `valid`, `first` (only with `valid`), `tag` and the pixel's `data`, int8 activations, row 0
+        lowest.
     load : In
         `valid`: write the `weights` (int8, column 0 lowest) of row `row` into its shadow.
     o : Out
@@ -70,8 +78,10 @@ class SystolicArray(wiring.Component):
         Cycles from a pixel to its `sums`.
     """
 
-    def __init__(self, rows: int, columns: int, tag, *, paired_bits: int = 0):
+    def __init__(self, rows: int, columns: int, tag, *, paired_bits: int = 0,
+                 buffered: bool = False):
         self.paired_bits = paired_bits
+        self.buffered = buffered
         self.rows = rows
         self.columns = columns
         self.width = partial_sum_width(rows)
@@ -90,16 +100,17 @@ class SystolicArray(wiring.Component):
     def elaborate(self, platform):
         m = Module()
         valid, first, tag = self.i.valid, self.i.first, self.i.tag
+        loads = self._loads(m)
         # Eight bytes share a signal, since a 64-bit copy simulates as fast as an 8-bit one, and a
         # cell is nothing but a product and a sum that are renewed every cycle: conditions on them
         # would cost the simulator more than they save.
         skewed = _groups(self.i.data)
-        loaded = _groups(self.load.weights)
         above = [None] * self.columns
 
         for r in range(self.rows):
+            loads_row, loaded = loads[r]
             shadow = [_register(len(group), f"shadows_{r}_{g}") for g, group in enumerate(loaded)]
-            with m.If(self.load.valid & (self.load.row == r)):
+            with m.If(loads_row):
                 m.d.sync += [shadow[g].eq(loaded[g]) for g in range(len(loaded))]
             multiply = self._primitives if has_multipliers(platform) else self._logic
             products = self._separated(m, multiply(
@@ -111,20 +122,18 @@ class SystolicArray(wiring.Component):
 
             # Row r + 1 takes its byte from a copy of the word, one cycle later; the bytes that no
             # later row needs disappear in synthesis.
-            following = Signal(name=f"valid_{r + 1}")
-            m.d.sync += following.eq(valid)
             if r < self.rows - 1:
-                following_first = _register(1, f"first_{r + 1}")
-                m.d.sync += following_first.eq(first)
+                following = Signal(name=f"valid_{r + 1}")
+                following_first = Signal(name=f"first_{r + 1}")
+                m.d.sync += [following.eq(valid), following_first.eq(first)]
                 copies = list(skewed)
                 for g in range((r + 1) // 8, len(skewed)):
                     copies[g] = _register(len(skewed[g]), f"skew_{r + 1}_{g}")
                     with m.If(valid):
                         m.d.sync += copies[g].eq(skewed[g])
-                first, skewed = following_first, copies
-            valid = following
+                valid, first, skewed = following, following_first, copies
 
-        for r in range(self.rows, self.latency - TAG_LEAD):
+        for r in range(self.rows - 1, self.latency - TAG_LEAD):
             following = Signal(name=f"valid_{r + 1}")
             m.d.sync += following.eq(valid)
             valid = following
@@ -138,6 +147,23 @@ class SystolicArray(wiring.Component):
             *(self.o.sums[c].eq(above[c]) for c in range(self.columns)),
         ]
         return m
+
+    def _loads(self, m):
+        """For each row whether its weights are there, and they, cut by `_groups`."""
+        if not self.buffered:
+            loaded = _groups(self.load.weights)
+            return [(self.load.valid & (self.load.row == r), loaded) for r in range(self.rows)]
+        loads = []
+        for r in range(self.rows):
+            if r % _SHARERS == 0:
+                # Tools would make one of registers that are equal, their first values included.
+                weights = Signal.like(self.load.weights, name=f"loaded_{r}", reset_less=True,
+                                      init=-(r // _SHARERS % 2) % (1 << 8 * self.columns))
+                m.d.sync += weights.eq(self.load.weights)
+            row = Signal(name=f"loads_{r}")
+            m.d.sync += row.eq(self.load.valid & (self.load.row == r))
+            loads.append((row, _groups(weights)))
+        return loads
 
     def _separated(self, m, multiplied):
         """The products of each column, of what the row's multipliers made."""
@@ -173,7 +199,7 @@ class SystolicArray(wiring.Component):
         active = [_register(len(group), f"weights_{r}_{g}") for g, group in enumerate(shadow)]
         with m.If(valid):
             m.d.sync += held.eq(activation)
-        with m.If(valid & first):
+        with m.If(first):
             m.d.sync += [active[g].eq(shadow[g]) for g in range(len(shadow))]
         for c, factor, known in self._factors(active):
             product = _register((held * factor).shape(), f"product_{r}_{c}")
@@ -189,12 +215,12 @@ class SystolicArray(wiring.Component):
         for c, factor, known in self._factors(shadow):
             product = registered_product(
                 m, platform, "array", f"product_{r}_{c}", activation, factor,
-                enable=Const(1), a_enable=valid, b_enable=valid & first)
+                enable=Const(1), a_enable=valid, b_enable=first)
             if known is None:
                 yield product, None
                 continue
             weight = _register(KNOWN_BITS, f"weight_{r}_{c}")
-            with m.If(valid & first):
+            with m.If(first):
                 m.d.sync += weight.eq(known)
             yield product, self._known(m, product, held, weight)
 

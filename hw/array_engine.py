@@ -42,6 +42,11 @@ _IN_FLIGHT_BITS = 3
 assert VALUE_DELAY == TAG_LEAD
 
 
+def _buffers_weights(config: Config) -> bool:
+    """Whether pixels take long enough to the array that its weights can be registered."""
+    return scratchpad_latency(config) > 2
+
+
 class ArrayEngine(wiring.Component):
     """Executes `systolith.hw.isa.Array` instructions.
 
@@ -85,7 +90,7 @@ class ArrayEngine(wiring.Component):
             "address": range(2 * config.accumulator_words), "overwrite": 1, "last": 1})
         m.submodules.array = array = SystolicArray(
             config.rows, config.columns, tag,
-            paired_bits=config.paired_bits)
+            paired_bits=config.paired_bits, buffered=_buffers_weights(config))
         m.submodules.nest = nest = LoopNest(_LEVELS, words=config.scratchpad_words)
         m.submodules.guard = guard = HazardGuard(tag["address"].width, 3)
         m.submodules.accumulator = accumulator = AccumulatorMemory(
@@ -167,7 +172,9 @@ class ArrayEngine(wiring.Component):
             next_valid = Signal(name=f"valid_{stage}")
             next_swap = Signal(name=f"swap_{stage}", reset_less=True)
             next_tag = Signal(tag, name=f"travelling_{stage}", reset_less=True)
-            m.d.sync += [next_valid.eq(valid), next_swap.eq(swap), next_tag.eq(travelling)]
+            # Issue is known late: what it decides is decided behind it.
+            m.d.sync += [next_valid.eq(valid), next_tag.eq(travelling),
+                         next_swap.eq(swap & valid if stage else swap)]
             valid, swap, travelling = next_valid, next_swap, next_tag
         m.d.comb += [
             array.i.valid.eq(valid),
@@ -203,7 +210,7 @@ class ArrayEngine(wiring.Component):
         A tile read begins in the cycle after `start`; two cycles later its first row is written
         into the shadow weights, the others follow each in the next cycle. The pixel for which
         `ready` is looked at reaches the array `scratchpad_latency` cycles later, so `ready` may
-        rise two cycles after `start`.
+        rise two cycles after `start`, and where that is three, the array has a cycle for itself.
         """
         config = self.config
         word_bits = 8 * config.weight_word_bytes

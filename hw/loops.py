@@ -10,7 +10,8 @@ __all__ = ["CheckedAddress", "LoopNest", "count_loops"]
 class CheckedAddress:
     """An address in a register, and beside it whether it lies outside of a memory.
 
-    So nobody who uses it has to wait for the comparison.
+    So nobody who uses it has to wait for more of the comparison than its last gate: the register
+    holds whether each four of the upper bits have one among them, as a sum's are late.
 
     Parameters
     ----------
@@ -21,19 +22,22 @@ class CheckedAddress:
 
     Attributes
     ----------
-    value, outside : Signal
+    value : Signal, outside : Value
         The address; whether it does not exist.
     """
 
     def __init__(self, bits: int, words: int, name: str):
         self.value = Signal(bits, name=name, reset_less=True)
-        self.outside = Signal(name=f"{name}_outside", reset_less=True)
         self._inside_bits = (words - 1).bit_length()
+        self._beyond = Signal(-(-max(bits - self._inside_bits, 0) // 4), name=f"{name}_beyond",
+                              reset_less=True)
+        self.outside = self._beyond.any()
 
     def eq(self, value):
         """Statements that give it a value, of which the upper bits are cut off."""
+        upper = value[self._inside_bits:len(self.value)]
         return [self.value.eq(value),
-                self.outside.eq((value[:len(self.value)] >> self._inside_bits).any())]
+                self._beyond.eq(Cat(upper[low:low + 4].any() for low in range(0, len(upper), 4)))]
 
 
 def count_loops(m, idle, moves, counts) -> list[Signal]:

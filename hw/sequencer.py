@@ -144,7 +144,7 @@ class Sequencer(wiring.Component):
         known = Signal()  # the descriptor was good
         base = Signal(32)
         # Since anything retired, of which `restarts` tells a cycle late.
-        idle_cycles, restarts = Signal(32), Signal()
+        idle_cycles, restarts, expired = Signal(32), Signal(), Signal()
         finished = Cat(head.ended for head in heads).all()
         # A cycle old, as the comparison of thresholds is long.
         goes_on, stopped = Signal(), Signal(_QUEUES)
@@ -163,7 +163,7 @@ class Sequencer(wiring.Component):
             m.d.comb += [found.code.eq(Array(codes)[failed]), found.queue.eq(failed)]
         with m.Elif(goes_on & stopped.all()):
             m.d.comb += [found.code.eq(ErrorCode.DEADLOCK), found.queue.eq(unfinished)]
-        with m.Elif((self.watchdog != 0) & ~restarts & (idle_cycles >= self.watchdog)):
+        with m.Elif(expired):
             m.d.comb += [found.code.eq(ErrorCode.WATCHDOG), found.queue.eq(oldest)]
         with m.Elif(self.cancel):
             m.d.comb += [found.code.eq(ErrorCode.CANCELLED), found.queue.eq(oldest)]
@@ -175,7 +175,9 @@ class Sequencer(wiring.Component):
         with m.Else():
             m.d.sync += stop.code.eq(ErrorCode.NONE)
 
-        m.d.sync += restarts.eq(self.retired.any())
+        m.d.sync += [restarts.eq(self.retired.any()),
+                     expired.eq(self.running & (self.watchdog != 0) & ~restarts
+                                & (idle_cycles >= self.watchdog))]
         m.d.comb += [
             self.base.eq(base),
             self.start_queue.eq(self.error_queue),

@@ -238,10 +238,10 @@ class _Words(wiring.Component):
         valid = Signal()
         row = Signal(_words_layout(self._config))  # what is left of it
         last = Signal()  # it is a word
-        free = Signal(range(ahead + 1), init=ahead)
+        free, any_free = Signal(range(ahead + 1), init=ahead), Signal(init=1)
         asked, delivered = Signal(), Signal()
         m.d.comb += [
-            self.read.request.valid.eq(valid & (free != 0)),
+            self.read.request.valid.eq(valid & any_free),
             self.read.request.payload.eq(row.address),
             asked.eq(self.read.request.valid & self.read.request.ready),
             self.i.ready.eq(~valid | (asked & last)),
@@ -257,7 +257,8 @@ class _Words(wiring.Component):
                 m.d.sync += [
                     valid.eq(self.i.valid), row.eq(self.i.payload),
                     last.eq(self.i.payload.reach[word_bits:] == 0)]
-        m.d.sync += free.eq(free - asked + delivered)
+        m.d.sync += [free.eq(free - asked + delivered),
+                     any_free.eq(delivered | Mux(asked, free > 1, any_free))]
 
         # The data arrives `latency` cycles later, and its piece a cycle before it.
         asked_pieces = [Signal(piece, name=f"piece_{stage}") for stage in range(latency)]

@@ -124,7 +124,7 @@ class Parts(wiring.Component):
         array = SystolicArray(4, 2, 1, paired_bits=8)
         m.submodules.array = _On(self._platform, array)
         m.d.comb += [
-            array.i.valid.eq(self._bits(12, 1)), array.i.first.eq(self._bits(13, 1)),
+            array.i.valid.eq(self._bits(12, 1)), array.i.first.eq(self._bits(12, 2).all()),
             array.i.data.eq(self._bits(14, 32)), array.load.valid.eq(self._bits(46, 1)),
             array.load.row.eq(self._bits(47, 2)), array.load.weights.eq(self._bits(220, 16)),
         ]

@@ -6,7 +6,7 @@ import random
 import pytest
 from amaranth.sim import Simulator
 
-from systolith.hw.accumulator import VALUE_DELAY, AccumulatorMemory, HazardGuard
+from systolith.hw.accumulator import REWRITE_DELAY, AccumulatorMemory, HazardGuard
 from systolith.sim.bench import run_bench
 
 
@@ -22,7 +22,7 @@ def test_guard_remembers_what_was_issued():
     seed = 1
     rng = random.Random(seed)
     dut = HazardGuard(3, 2)
-    recent = [None] * VALUE_DELAY
+    recent = [None] * REWRITE_DELAY
     refused = 0
 
     async def bench(ctx):

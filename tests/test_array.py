@@ -8,13 +8,14 @@ from systolith.hw.config import Config
 from systolith.sim.bench import run_bench
 
 
-@pytest.mark.parametrize(("rows", "columns", "paired_bits"), [
-    (4, 4, 0), (16, 8, 0), (4, 8, 0), (16, 16, 0), (4, 4, 4), (8, 16, 4), (8, 4, 8), (4, 16, 8)])
-def test_array(rows, columns, paired_bits):
-    array = SystolicArray(rows, columns, 10, paired_bits=paired_bits)
+@pytest.mark.parametrize(("rows", "columns", "paired_bits", "buffered"), [
+    (4, 4, 0, False), (16, 8, 0, True), (4, 8, 0, True), (16, 16, 0, False), (4, 4, 4, False),
+    (8, 16, 4, True), (8, 4, 8, False), (4, 16, 8, True), (32, 4, 0, True)])
+def test_array(rows, columns, paired_bits, buffered):
+    array = SystolicArray(rows, columns, 10, paired_bits=paired_bits, buffered=buffered)
     assert array.latency == rows + (3 if paired_bits == 8 else 2)
     run_bench(array, "benches.array_bench", parameters={
-        "rows": rows, "columns": columns, "latency": array.latency,
+        "rows": rows, "columns": columns, "latency": array.latency, "buffered": buffered,
         "limit": 8 if paired_bits == 4 else 128})
 
 

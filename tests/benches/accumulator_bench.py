@@ -5,7 +5,7 @@ from collections import deque
 import cocotb
 import numpy as np
 
-from systolith.hw.accumulator import VALUE_DELAY
+from systolith.hw.accumulator import REWRITE_DELAY, VALUE_DELAY
 from systolith.hw.ports import ACCUMULATOR_LATENCY
 from systolith.sim.agents import Agent, Bench
 
@@ -37,6 +37,7 @@ class Accumulator(Agent):
         self.addresses = 2 * self.words
         self.accumulated = self.refused = self.read = 0
         self.running = False
+        self.reserved = None    # half that an accumulation of the cycle before reads
         bench.add(self)
 
     def drive(self):
@@ -46,7 +47,7 @@ class Accumulator(Agent):
         self.values.popleft()
         address = int(rng.integers(self.addresses))
         issue = (self.running and random.random() < self.issue_chance
-                 and address not in list(self.recent)[1:])
+                 and address not in list(self.recent)[-REWRITE_DELAY:])
         overwrite = not self.known[address] or random.random() < 0.2
         maximum = self.maximum and random.random() < 0.5
         last = self.running and random.random() < 0.3
@@ -58,7 +59,8 @@ class Accumulator(Agent):
             dut.i__maximum.value = int(maximum)
         self.recent.append(address if issue else None)
         self.lasts.append(last)
-        self.uses = address // self.words if issue and not overwrite else None
+        self.uses, self.reserved = (
+            self.reserved, address // self.words if issue and not overwrite else None)
         if issue:
             self.accumulated += 1
             self.known[address] = True

@@ -39,7 +39,7 @@ class ArrayDriver(Agent):
         now, dut, noise = self.bench.cycle - self.origin, self.bench.dut, self.bench.random
         pixel, row = self.pixels.get(now), self.weights.get(now)
         dut.i__valid.value = int(pixel is not None)
-        dut.i__first.value = int(pixel[0]) if pixel else noise.getrandbits(1)
+        dut.i__first.value = int(pixel[0]) if pixel else 0
         dut.i__tag.value = pixel[1] if pixel else noise.getrandbits(TAG_BITS)
         dut.i__data.value = word(pixel[2]) if pixel else noise.getrandbits(len(dut.i__data))
         dut.load__valid.value = int(row is not None)
@@ -83,7 +83,7 @@ def schedule(bench, driver, passes, *, bubbles, timing):
         for r in range(rows):
             driver.weights[begin + r] = (r, tile[r])
         # The next pixel may enter one cycle after row 0 was written.
-        cycle = max(entered, begin + 1)
+        cycle = max(entered, begin + 1 + bench.parameters["buffered"])
         pixels = random.choice((1, 2, rows - 1, rows, rows, rows + 3))
         for pixel in range(pixels):
             while random.random() < bubbles:
@@ -124,7 +124,7 @@ async def passes_of_as_many_pixels_as_rows_leave_no_bubble(dut):
         tile = bench.rng.integers(-limit, limit, (rows, columns)).astype(np.int8)
         for r in range(rows):
             driver.weights[index * rows + r] = (r, tile[r])
-            driver.enter(1 + index * rows + r, r == 0, index,
+            driver.enter(1 + bench.parameters["buffered"] + index * rows + r, r == 0, index,
                          bench.rng.integers(-128, 128, rows).astype(np.int8), tile)
     await bench.ticks((passes + 1) * rows + driver.latency)
     assert driver.checked == passes * rows

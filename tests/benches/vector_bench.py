@@ -7,7 +7,7 @@ import cocotb
 import numpy as np
 
 from benches.array_engine_bench import Reader, Watch, payload_of
-from systolith.hw.accumulator import VALUE_DELAY
+from systolith.hw.accumulator import REWRITE_DELAY
 from systolith.hw.config import Config
 from systolith.hw.isa import ErrorCode, LoadTarget, Vector, VectorMode, steps_of
 from systolith.hw.ports import instruction_layout, load_write_signature, scratchpad_latency
@@ -224,7 +224,7 @@ async def short_passes_wait_for_their_weights(dut):
 
 @cocotb.test()
 async def values_of_one_word_keep_their_distance(dut):
-    """Only a value waits for the value before it, and no longer than `VALUE_DELAY` cycles."""
+    """Only a value waits for the value before it, and no longer than `REWRITE_DELAY` cycles."""
     setup = Setup(dut, stall=0.0)
     await setup.start()
     for width in range(1, 6):
@@ -234,7 +234,7 @@ async def values_of_one_word_keep_their_distance(dut):
                            step_2=7, activation=70))
         await setup.finished(1)
         start = setup.watch.active[0]
-        period = max(width, VALUE_DELAY + 1)
+        period = max(width, REWRITE_DELAY + 1)
         values = [start + width - 1 + period * k for k in range(5)]
         assert setup.watch.active[width - 1::width] == values
         assert setup.watch.active[-1] - start == width - 1 + 4 * period
