@@ -6,7 +6,7 @@ FIFOs, and nothing else does. The core leaves reset when the PLL has locked, and
 later, so that no byte meets a core in reset. Small chips have one clock for both, from the PLL.
 """
 
-from amaranth import ClockDomain, DomainRenamer, Elaboratable, Module, Signal
+from amaranth import ClockDomain, ClockSignal, DomainRenamer, Elaboratable, Module, Signal
 from amaranth.lib import fifo, io, wiring
 from amaranth.lib.cdc import FFSynchronizer, ResetSynchronizer
 from amaranth.lib.wiring import In, Out
@@ -105,11 +105,18 @@ class BoardTop(Elaboratable):
             return SpramMemory(self.config)
         if chip is None:
             return BlockMemory(self.config)
-        m.submodules.pads = pads = SdramPads(chip)
+        # Its reset is a register of its own, which can lie where the chip's pads are: from the
+        # core's it is too far.
+        reset = Signal(init=1)
+        m.d.sync += reset.eq(0)
+        m.domains.memory = domain = ClockDomain(local=True)
+        m.d.comb += [domain.clk.eq(ClockSignal()), domain.rst.eq(reset)]
+        in_memory = DomainRenamer("memory")
+        m.submodules.pads = pads = in_memory(SdramPads(chip))
         controller = SdramController(self.config, chip, self.config.clock_mhz * 1e6,
                                      read_delay=self._timing.delay)
         wiring.connect(m, controller.pins, pads.pins)
-        return controller
+        return in_memory(controller)
 
     def _one_clock(self, m, platform):
         """Domain `sync` alone. What crosses clocks would be a tenth of an iCE40UP5K."""

@@ -226,8 +226,8 @@ class AccumulatorMemory(wiring.Component):
         for half, (read_port, write_port) in enumerate(halves):
             own = accumulates[half]
             m.d.comb += [
+                # It reads all the time, as whether somebody looks at the answer is known late.
                 read_port.addr.eq(Mux(own, reading["address"], read_address)),
-                read_port.en.eq(own | (read.request.valid & (read_address[-1] == half))),
                 write_port.addr.eq(summed["address"]),
                 write_port.data.eq(result),
                 write_port.en.eq(Mux(summed["valid"] & (summed["address"][-1] == half),

@@ -10,8 +10,7 @@ __all__ = ["CheckedAddress", "LoopNest", "count_loops"]
 class CheckedAddress:
     """An address in a register, and beside it whether it lies outside of a memory.
 
-    So nobody who uses it has to wait for more of the comparison than its last gate: the register
-    holds whether each four of the upper bits have one among them, as a sum's are late.
+    So nobody who uses it has to wait for the comparison.
 
     Parameters
     ----------
@@ -19,6 +18,9 @@ class CheckedAddress:
         Width of the address.
     words : int
         Words of the memory, a power of two, so that the upper bits tell.
+    late : bool
+        The address comes late: the register holds whether each four of the upper bits have one
+        among them, and the last gate is left to those who ask.
 
     Attributes
     ----------
@@ -26,18 +28,20 @@ class CheckedAddress:
         The address; whether it does not exist.
     """
 
-    def __init__(self, bits: int, words: int, name: str):
+    def __init__(self, bits: int, words: int, name: str, *, late: bool = False):
         self.value = Signal(bits, name=name, reset_less=True)
         self._inside_bits = (words - 1).bit_length()
-        self._beyond = Signal(-(-max(bits - self._inside_bits, 0) // 4), name=f"{name}_beyond",
-                              reset_less=True)
+        beyond = max(bits - self._inside_bits, 0)
+        self._together = 4 if late else max(beyond, 1)
+        self._beyond = Signal(-(-beyond // self._together), name=f"{name}_beyond", reset_less=True)
         self.outside = self._beyond.any()
 
     def eq(self, value):
         """Statements that give it a value, of which the upper bits are cut off."""
         upper = value[self._inside_bits:len(self.value)]
         return [self.value.eq(value),
-                self._beyond.eq(Cat(upper[low:low + 4].any() for low in range(0, len(upper), 4)))]
+                self._beyond.eq(Cat(upper[low:low + self._together].any()
+                                    for low in range(0, len(upper), self._together)))]
 
 
 def count_loops(m, idle, moves, counts) -> list[Signal]:
@@ -138,7 +142,7 @@ class LoopNest(wiring.Component):
         # The same of both signs: one is for what is decided, the other for what is chosen by it,
         # which is many bits.
         valid, idle = Signal(), Signal(init=1)
-        address = CheckedAddress(self.address_bits, self._words, "address")
+        address = CheckedAddress(self.address_bits, self._words, "address", late=True)
         following = Signal(self.address_bits)
         first = Signal(self.levels)
         # A loop's end is known one cycle ahead, which keeps the comparison out of the adder's path.

@@ -110,13 +110,14 @@ class PostIssue(wiring.Component):
         m.d.comb += self._load_nest(nest, i, i.destination, i.destination_step_0,
                                     i.destination_step_1)
         m.d.comb += nest.i.valid.eq(self.begin)
-        b_ready, b_there, b_wrong = self._read_ahead(m, i, started & free)
+        use_b = Signal()    # the instruction begun last uses operand b
+        b_ready, b_there, b_wrong = self._read_ahead(m, i, started & free, nest.idle, use_b)
         # It begins when the one before has ended, and not in the cycle of the last item, where it
         # would depend on whether that can be read.
         m.d.comb += self.begin.eq(started & free & ~nest.o.valid & b_ready)
 
-        item_wrong = self._walk(m, i, nest, b_there)
-        starved = self.item.use_b & ~b_there & b_wrong
+        item_wrong = self._walk(m, i, nest, use_b, b_there)
+        starved = ~b_there & b_wrong
         with m.If(error == ErrorCode.NONE):
             with m.If(self.engine.instruction.valid & self.engine.instruction.ready):
                 m.d.sync += error.eq(wrong)
@@ -168,11 +169,12 @@ class PostIssue(wiring.Component):
             *(field.eq(step) for field, step in zip(nest.i.p.steps, steps, strict=True)),
         ]
 
-    def _read_ahead(self, m, i, started):
+    def _read_ahead(self, m, i, started, idle, use_b):
         """Walk operand b, ahead of the items and across instructions.
 
         Returns whether the instruction may begin as far as b is concerned, whether a word of b is
-        there for the next item, and whether the walk has met an address that does not exist.
+        there for the next item or it needs none, and whether the walk has met an address that does
+        not exist. While `idle`, it is known of the instruction on `engine`.
         """
         if not self._config.residual:
             return Const(1), Const(1), Const(0)
@@ -182,7 +184,7 @@ class PostIssue(wiring.Component):
         buffered = Signal(range(OPERANDS + 1))  # requested and not popped
         there = Signal(range(OPERANDS + 1))     # requested and not issued with an item
         # What they say that others wait for, each known a cycle ahead.
-        full, any_there = Signal(), Signal()
+        full, enough = Signal(), Signal()
         outside = nest.o.p.outside
         accepted = self.read_b
         m.d.comb += self._load_nest(nest, i, i.operand_b, i.operand_b_step_0, i.operand_b_step_1)
@@ -200,20 +202,21 @@ class PostIssue(wiring.Component):
             full.eq(~self.popped & ((buffered == OPERANDS)
                                     | (accepted & (buffered == OPERANDS - 1)))),
             there.eq(there + accepted - used),
-            any_there.eq(accepted | Mux(used, there > 1, there != 0)),
+            enough.eq(~Mux(idle, wanted, use_b) | accepted | Mux(used, there > 1, there != 0)),
         ]
+        with m.If(idle):
+            m.d.sync += use_b.eq(wanted)
         with m.If(self.begin):
             m.d.sync += taken.eq(0)
         with m.Elif(nest.i.valid):
             m.d.sync += taken.eq(1)
-        return ~wanted | taken | ~nest.o.valid, any_there, nest.o.valid & outside
+        return ~wanted | taken | ~nest.o.valid, enough, nest.o.valid & outside
 
-    def _walk(self, m, i, nest, b_there):
+    def _walk(self, m, i, nest, use_b, b_there):
         """Items of the instruction begun last. Returns whether the current one cannot be done."""
         config = self._config
         item, o = self.item, nest.o.p
         source = Signal(PostSource)
-        use_b = Signal()
         # Both kinds of accumulators are read at the same address.
         accumulator = CheckedAddress(16, 2 * config.accumulator_words, "accumulator")
         of_vector = CheckedAddress(16, 2 * config.vector_accumulator_words, "of_vector")
@@ -242,34 +245,39 @@ class PostIssue(wiring.Component):
         ]
 
         wrong = Signal()
-        m.d.comb += wrong.eq(o.outside | parameter.outside
-                             | Mux(from_array, accumulator.outside, operand.outside))
 
         def part_of(values):
             """Address of the item's part of an accumulator word."""
             return Cat(chunk[:(values // config.lanes - 1).bit_length()], accumulator.value)
 
-        requests = [(self.array, PostSource.ARRAY, part_of(config.columns)),
-                    (self.operand_a, PostSource.SCRATCHPAD, operand.value)]
-        if config.vector_taps:
-            requests.append((self.vector, PostSource.VECTOR, part_of(config.rows)))
-            with m.If(source == PostSource.VECTOR):
-                m.d.comb += wrong.eq(o.outside | parameter.outside | of_vector.outside)
-        for request, kind, address in requests:
-            selected = source == kind
-            if kind == PostSource.SCRATCHPAD and config.residual:
-                selected |= source == PostSource.PRODUCT
-            m.d.comb += [
-                request.p.eq(address),
-                request.valid.eq(selected & nest.o.valid & self.room & (~use_b | b_there)),
-            ]
-            with m.If(request.valid & request.ready & ~wrong):
-                m.d.comb += self.issued.eq(1)
-
-        m.d.comb += nest.o.ready.eq(self.issued & word_end)
         # What the next instruction begins with is taken as long as none is under way. That an item
         # is issued is known late: it does not choose, it only enables.
         idle = nest.idle
+        from_scratchpad = (PostSource.SCRATCHPAD, *((PostSource.PRODUCT,) * config.residual))
+        requests = [(self.array, (PostSource.ARRAY,), part_of(config.columns), accumulator),
+                    (self.operand_a, from_scratchpad, operand.value, operand)]
+        if config.vector_taps:
+            requests.append(
+                (self.vector, (PostSource.VECTOR,), part_of(config.rows), of_vector))
+        served = []  # by each, if its address exists
+        for request, kinds, address, place in requests:
+            selected = Signal(name=f"from_{kinds[0].name.lower()}")
+            with m.If(idle):
+                m.d.sync += selected.eq(Cat(i.source == kind for kind in kinds).any())
+            m.d.comb += [
+                request.p.eq(address),
+                request.valid.eq(selected & nest.o.valid & self.room & b_there),
+            ]
+            served.append(selected & request.ready & ~place.outside)
+            with m.If(selected & place.outside):
+                m.d.comb += wrong.eq(1)
+        with m.If(o.outside | parameter.outside):
+            m.d.comb += wrong.eq(1)
+        m.d.comb += self.issued.eq(
+            nest.o.valid & self.room & b_there & ~(o.outside | parameter.outside)
+            & Cat(served).any())
+
+        m.d.comb += nest.o.ready.eq(self.issued & word_end)
         step = Mux(o.final[-2], operand_steps[1], operand_steps[0])
         with m.If(self.issued):
             m.d.sync += [group.eq(Mux(word_end, 0, group + 1)),
@@ -289,7 +297,6 @@ class PostIssue(wiring.Component):
                 first_parameter.eq(i.parameter),
                 operand_steps[0].eq(i.operand_a_step_0),
                 operand_steps[1].eq(i.operand_a_step_1),
-                use_b.eq((i.use_add | (i.source == PostSource.PRODUCT)) if config.residual else 0),
                 first_position.eq(0),
             ]
             if config.columns < config.rows:
