@@ -30,7 +30,7 @@ BUILT = {
     "ulx3s-85f-16x16": {"LUT": 42_012, "FF": 28_837, "multipliers": 144, "block RAM": 174},
     "ulx3s-12f-4x8": {"LUT": 16_508, "FF": 12_241, "multipliers": 28, "block RAM": 54},
     "ulx3s-12f 8x4": {"LUT": 18_964, "FF": 13_103, "multipliers": 28, "block RAM": 56},
-    "ulx3s-12f": {"LUT": 14_328, "FF": 10_660, "multipliers": 28, "block RAM": 50},
+    "ulx3s-12f": {"LUT": 14_150, "FF": 10_711, "multipliers": 28, "block RAM": 50},
     "icebreaker": {"LUT": 4_938, "multipliers": 8, "block RAM": 29},
     "tang-nano-20k": {"LUT": 12_279, "FF": 8_736, "multipliers": 24, "block RAM": 36},
     "tang-nano-9k": {"LUT": 5_702, "FF": 2_697, "multipliers": 32, "block RAM": 26},
