@@ -4,8 +4,8 @@ import json
 import stat
 import sys
 import time
-from dataclasses import replace
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
