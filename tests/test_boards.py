@@ -277,9 +277,13 @@ def test_routing_that_comes_nearer_is_waited_for():
     assert "50 wires" in flow._routing_diverges(log([50, *30 * [201]]))
     assert not flow._routing_diverges(log([50, *30 * [201], 40]))
     assert not flow._routing_diverges(log([50, *30 * [201], 200]))
-    assert not flow._routing_diverges(log([50, 1, *99 * [2]]))
-    assert not flow._routing_diverges(log([50, 1, *59 * [2]], slow=7))
-    assert "8 wires stay too slow" in flow._routing_diverges(log([50, 1, *60 * [2]], slow=7))
+    assert not flow._routing_diverges(log([50, 11, *99 * [12]]))
+    assert not flow._routing_diverges(log([50, 4, *59 * [5]], slow=7))
+    assert "11 wires stay too slow" in flow._routing_diverges(log([50, 4, *60 * [5]], slow=7))
+    assert not flow._routing_diverges(log([50, 1, *119 * [103]]))
+    assert "1 wires, and then" in flow._routing_diverges(log([50, 1, *120 * [103]]))
+    assert not flow._routing_diverges(log([50, 3, *239 * [5]], slow=7))
+    assert "10 wires stay too slow" in flow._routing_diverges(log([50, 3, *240 * [5]], slow=7))
 
 
 def test_a_vendors_tool_that_is_missing_leaves_a_project(tmp_path, monkeypatch, capsys):
