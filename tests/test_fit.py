@@ -27,7 +27,7 @@ BUILT = {
     "orangecrab-25f": {"LUT": 14_465, "FF": 10_402, "multipliers": 28, "block RAM": 52},
     "orangecrab-85f": {"LUT": 27_304, "FF": 18_762, "multipliers": 144, "block RAM": 171},
     "ulx3s-85f": {"LUT": 27_652, "FF": 18_991, "multipliers": 144, "block RAM": 146},
-    "ulx3s-85f-16x16": {"LUT": 42_012, "FF": 28_837, "multipliers": 144, "block RAM": 174},
+    "ulx3s-85f-16x16": {"LUT": 41_912, "FF": 29_124, "multipliers": 144, "block RAM": 174},
     "ulx3s-12f-4x8": {"LUT": 16_508, "FF": 12_241, "multipliers": 28, "block RAM": 54},
     "ulx3s-12f 8x4": {"LUT": 18_964, "FF": 13_103, "multipliers": 28, "block RAM": 56},
     "ulx3s-12f": {"LUT": 14_150, "FF": 10_711, "multipliers": 28, "block RAM": 50},
