@@ -31,6 +31,9 @@ from systolith.hw.multiplier import MultiplierBudget, demand
 from systolith.hw.sdram_chips import MT48LC16M16A2_7E
 from systolith.summary import terminal
 
+ON_ARTY = PRESETS["tiny"].replace(clock_mhz=50.0, memory_size=64 << 10)
+"""With a main memory that the chip has blocks for, and whose words are soon written down."""
+
 
 @pytest.mark.parametrize("wanted", (40, 66.6667, 80, 90, 100, 108.3333, 125))
 @pytest.mark.parametrize("source", (25, 48))
@@ -288,8 +291,7 @@ def test_routing_that_comes_nearer_is_waited_for():
 
 def test_a_vendors_tool_that_is_missing_leaves_a_project(tmp_path, monkeypatch, capsys):
     monkeypatch.setenv("PATH", str(tmp_path / "empty"))
-    config = PRESETS["tiny"].replace(clock_mhz=50.0)
-    result = board_build.build_board(BOARDS["arty-a7-35t"], config, folder=tmp_path / "out")
+    result = board_build.build_board(BOARDS["arty-a7-35t"], ON_ARTY, folder=tmp_path / "out")
     assert result["bitstream"] is None
     assert {"top.tcl", "top.v", "top.xdc"} <= {path.name for path in (tmp_path / "out").iterdir()}
     print_builds(terminal(), [result])
@@ -322,13 +324,12 @@ def test_a_vendors_tool_is_run_and_its_timing_looked_at(tmp_path, monkeypatch):
     tool.write_text('#!/bin/sh\necho bits > top.bit\necho "$VERDICT" > top_timing.rpt\n')
     tool.chmod(tool.stat().st_mode | stat.S_IEXEC)
     monkeypatch.setenv("PATH", f"{tmp_path}:/usr/bin:/bin")
-    config = PRESETS["tiny"].replace(clock_mhz=50.0)
     monkeypatch.setenv("VERDICT", "All user specified timing constraints are met.")
-    result = board_build.build_board(BOARDS["arty-a7-35t"], config, folder=tmp_path / "out")
+    result = board_build.build_board(BOARDS["arty-a7-35t"], ON_ARTY, folder=tmp_path / "out")
     assert Path(result["bitstream"]).read_text() == "bits\n"
     monkeypatch.setenv("VERDICT", "Timing constraints are not met.")
     with pytest.raises(BuildError, match="arty-a7-35t misses its timing"):
-        board_build.build_board(BOARDS["arty-a7-35t"], config, folder=tmp_path / "late")
+        board_build.build_board(BOARDS["arty-a7-35t"], ON_ARTY, folder=tmp_path / "late")
 
 
 def test_latches_are_named(tmp_path):
