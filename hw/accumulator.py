@@ -204,14 +204,14 @@ class AccumulatorMemory(wiring.Component):
                 m.d.comb += writes[lane].eq(1)
             m.d.comb += result[lane].eq(total)
 
-        # The memory answers late: of the parts of a word one in four is picked at once, and what is
+        # The memory answers late: of the parts of a word one in two is picked at once, and what is
         # left of them, in both halves, is picked in the cycle behind.
         answers = []
-        low = read_part[:2]
+        low = read_part[:1]
         for half, (port, _) in enumerate(halves):
             parts = [port.data.word_select(k, 32 * self._read_lanes)
                      for k in range(self.lanes // self._read_lanes)]
-            groups = [parts[k:k + 4] for k in range(0, len(parts), 4)]
+            groups = [parts[k:k + 2] for k in range(0, len(parts), 2)]
             for k, group in enumerate(groups):
                 answer = Signal(32 * self._read_lanes, name=f"answer_{half}_{k}", reset_less=True)
                 with m.If(read_fetched):
@@ -220,7 +220,7 @@ class AccumulatorMemory(wiring.Component):
                 answers.append(answer)
         answered = Signal(range(len(answers)))
         with m.If(read_fetched):
-            m.d.sync += answered.eq(Cat(read_part[2:], read_half))
+            m.d.sync += answered.eq(Cat(read_part[1:], read_half))
         m.d.comb += read.data.eq(Cat(answers).word_select(answered, 32 * self._read_lanes))
 
         for half, (read_port, write_port) in enumerate(halves):

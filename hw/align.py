@@ -1,6 +1,6 @@
 """Byte alignment: packs pieces of one word width into words of another."""
 
-from amaranth import Cat, Module, Mux, Signal
+from amaranth import Array, Cat, Module, Mux, Signal
 from amaranth.lib import data, stream, wiring
 from amaranth.lib.wiring import In, Out
 
@@ -82,7 +82,8 @@ class Packer(wiring.Component):
         m.d.comb += [
             place.eq(Mux(begun, filled, piece.start)),
             end.eq(place + piece.count),
-            touched.eq((end + outputs - 1) >> output_bits),
+            # Out of a table, as the sum is late and has few values.
+            touched.eq(Array(-(-nbytes // outputs) for nbytes in range(outputs + inputs))[end]),
             advance.eq(Mux(piece.last, touched, end >> output_bits)),
         ]
         # Byte `offset` goes to ring position `place`: rotate within the input's width, then each

@@ -62,7 +62,8 @@ class LoadMover(wiring.Component):
         m.submodules.chunk_queue = chunks = fifo.SyncFIFOBuffered(
             width=chunk_layout(config).size, depth=depth)
         # The row that is being written, in the writer, is one of them.
-        m.submodules.row_queue = rows = fifo.SyncFIFO(width=ROW_LAYOUT.size, depth=depth - 1)
+        m.submodules.row_queue = rows = fifo.SyncFIFOBuffered(
+            width=ROW_LAYOUT.size, depth=depth - 1)
         for queue, source, sink in ((chunks, requester.chunks, pieces.i),
                                     (rows, requester.rows, writer.rows)):
             m.d.comb += [
@@ -178,10 +179,11 @@ class _Writer(wiring.Component):
         cuts = max(1, rows // word_bytes)  # weight words in one of the packer's words
 
         # What is left of the row, counted where it lies: addresses go to memories that are far
-        # away, and have nothing behind their register.
+        # away, and have nothing behind their register. What its target means is known with it.
         row = Signal(ROW_LAYOUT)
+        to_scratchpad, to_weights = Signal(), Signal()
         held = Signal()
-        next_part = Signal(range(max(parts.values()) + 1))
+        next_part, last_part = Signal(range(max(parts.values()))), Signal(range(max(parts.values())))
         padding = Signal()  # the row's bytes are written; the rest of its last word is not
         cut = Signal(range(cuts + 1))
 
@@ -193,7 +195,6 @@ class _Writer(wiring.Component):
                 Mux(constant | (lane >= word.count), row.value, word.data[byte]))
 
         valid, accepted = Signal(), Signal()
-        to_scratchpad = row.target == LoadTarget.SCRATCHPAD
         m.d.comb += [
             valid.eq(held & (constant | self.words.valid)),
             self.write.valid.eq(valid & to_scratchpad),
@@ -208,16 +209,11 @@ class _Writer(wiring.Component):
             self.load.payload.data.eq(packed),
         ]
         word_end = Signal()  # this transfer completes a word of the target
-        m.d.comb += word_end.eq(1)
-        with m.Switch(row.target):
-            for target, count in parts.items():
-                if count > 1:
-                    with m.Case(target):
-                        m.d.comb += word_end.eq(next_part == count - 1)
+        m.d.comb += word_end.eq(next_part == last_part)
         taken = Signal()  # nothing of the packer's word is left
         m.d.comb += taken.eq(1)
         if cuts > 1:
-            with m.If(row.target == LoadTarget.WEIGHT):
+            with m.If(to_weights):
                 m.d.comb += [
                     taken.eq((cut == cuts - 1)
                              | (word.last & ((cut + 1) * word_bytes >= word.count))),
@@ -241,7 +237,15 @@ class _Writer(wiring.Component):
                     row.address.eq(row.address + word_end),
                     row.more.eq(row.more - 1), row.single.eq(row.more == 1)]
             with m.Else():
-                m.d.sync += [held.eq(self.rows.valid), row.eq(self.rows.payload)]
+                following = self.rows.payload
+                m.d.sync += [held.eq(self.rows.valid), row.eq(following),
+                             to_scratchpad.eq(following.target == LoadTarget.SCRATCHPAD),
+                             to_weights.eq(following.target == LoadTarget.WEIGHT),
+                             last_part.eq(0)]
+                with m.Switch(following.target):
+                    for target, count in parts.items():
+                        with m.Case(target):
+                            m.d.sync += last_part.eq(count - 1)
         with m.If(accepted):
             m.d.sync += [
                 next_part.eq(Mux(word_end, 0, next_part + 1)),

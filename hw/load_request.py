@@ -9,6 +9,7 @@ from .config import Config
 from .isa import ErrorCode, Fill, Load, LoadTarget
 from .loops import count_loops
 from .ports import MemoryReadSignature, instruction_layout
+from .slices import RegisterSlice
 
 __all__ = ["LOAD_BURST_BEATS", "LOAD_LAYOUT", "LOAD_WINDOW_BEATS", "ROW_LAYOUT", "LoadRequester",
            "chunk_layout"]
@@ -222,7 +223,7 @@ class LoadRequester(wiring.Component):
         # Checked: it goes to the data side when there is room, and is asked for.
         good = Signal()
         code = Signal(ErrorCode)
-        beat_address = Signal(32 - beat_bits)
+        beat_address = Signal(inside_bits - beat_bits)
         is_first = Signal()
         row, piece = self.rows.payload, self.chunks.payload
         with m.If(~there | moved):
@@ -231,7 +232,7 @@ class LoadRequester(wiring.Component):
             m.d.sync += [
                 there.eq(valid), code.eq(checked),
                 good.eq(valid & (checked == ErrorCode.NONE)),
-                beat_address.eq(chunk.source[beat_bits:]),
+                beat_address.eq(chunk.source[beat_bits:inside_bits]),
                 Cat(piece.end, piece.beats).eq(beat_bytes + chunk.source[:beat_bits] + reach),
                 is_first.eq(first),
                 piece.offset.eq(chunk.source[:beat_bits]),
@@ -244,16 +245,21 @@ class LoadRequester(wiring.Component):
         with m.If(there):
             m.d.comb += self.error.eq(code)
 
+        # When the memory takes a burst is known late, and ends here.
+        m.submodules.asked = asked = RegisterSlice(data.StructLayout({
+            "address": len(beat_address), "beats": piece.beats.shape()}))
         asking = Signal()
-        idle = Signal()  # there is no other chunk to be asked for, or its last burst is accepted
         m.d.comb += [
             moved.eq(good & (self.rows.ready | ~is_first)
-                     & (row.is_fill | (idle & self.chunks.ready))),
+                     & (row.is_fill | (asked.i.ready & self.chunks.ready))),
             piece.single.eq(piece.beats == 1),
             self.rows.valid.eq(moved & is_first),
             self.chunks.valid.eq(moved & ~row.is_fill),
+            asked.i.valid.eq(moved & ~row.is_fill),
+            asked.i.payload.address.eq(beat_address),
+            asked.i.payload.beats.eq(piece.beats),
             self.passed.eq(moved & piece.last & row.final),
-            self.busy.eq(walk["valid"] | valid | there | asking),
+            self.busy.eq(walk["valid"] | valid | there | asked.o.valid | asking),
         ]
 
         next_address = Signal.like(beat_address)
@@ -271,7 +277,7 @@ class LoadRequester(wiring.Component):
             self.request.payload.address.eq(next_address << beat_bits),
             self.request.payload.beats.eq(burst),
             accepted.eq(self.request.valid & self.request.ready),
-            idle.eq(~asking | (room & self.request.ready & last_burst)),
+            asked.o.ready.eq(~asking | (room & self.request.ready & last_burst)),
         ]
 
         def at_most(limit):
@@ -283,8 +289,8 @@ class LoadRequester(wiring.Component):
             outstanding.eq(outstanding + Mux(accepted, burst, 0) - arrived),
             room.eq(Mux(accepted, at_most(limit - LOAD_BURST_BEATS), at_most(limit))),
         ]
-        with m.If(idle):
-            m.d.sync += asking.eq(moved & ~row.is_fill)
+        with m.If(asked.o.ready):
+            m.d.sync += asking.eq(asked.o.valid)
         # Without anything to ask for, there may be anything here.
         with m.If(~asking | (room & self.request.ready)):
             with m.If(asking & ~last_burst):
@@ -294,7 +300,8 @@ class LoadRequester(wiring.Component):
                     last_burst.eq(~exceeds(beats_left, 2 * LOAD_BURST_BEATS)),
                 ]
             with m.Else():
+                wanted = asked.o.payload
                 m.d.sync += [
-                    next_address.eq(beat_address), beats_left.eq(piece.beats),
-                    last_burst.eq(~exceeds(piece.beats, LOAD_BURST_BEATS)),
+                    next_address.eq(wanted.address), beats_left.eq(wanted.beats),
+                    last_burst.eq(~exceeds(wanted.beats, LOAD_BURST_BEATS)),
                 ]

@@ -8,6 +8,7 @@ from .config import Config
 from .isa import ErrorCode, Post, PostSource
 from .loops import CheckedAddress, LoopNest
 from .ports import EngineSignature, instruction_layout
+from .slices import RegisterSlice
 
 __all__ = ["OPERANDS", "PostIssue", "item_layout", "slots"]
 
@@ -111,21 +112,24 @@ class PostIssue(wiring.Component):
                                     i.destination_step_1)
         m.d.comb += nest.i.valid.eq(self.begin)
         use_b = Signal()    # the instruction begun last uses operand b
-        b_ready, b_there, b_wrong = self._read_ahead(m, i, started & free, nest.idle, use_b)
+        with m.If(nest.idle):
+            m.d.sync += use_b.eq(self._wants_b(i))
+        b_ready, b_there, b_wrong = self._read_ahead(m, i, started & free)
         # It begins when the one before has ended, and not in the cycle of the last item, where it
         # would depend on whether that can be read.
         m.d.comb += self.begin.eq(started & free & ~nest.o.valid & b_ready)
 
-        item_wrong = self._walk(m, i, nest, use_b, b_there)
-        starved = ~b_there & b_wrong
+        m.submodules.items = items = RegisterSlice(self._walked_layout())
+        item_wrong = self._walk(m, i, nest, items.i, use_b)
+        starved = self._request(m, items.o, b_there) & b_wrong
         with m.If(error == ErrorCode.NONE):
             with m.If(self.engine.instruction.valid & self.engine.instruction.ready):
                 m.d.sync += error.eq(wrong)
-            with m.If(nest.o.valid & (item_wrong | starved) & (in_flight == 1)):
+            with m.If(((nest.o.valid & item_wrong) | starved) & (in_flight == 1)):
                 m.d.sync += error.eq(ErrorCode.ADDRESS)
         m.d.comb += [
             self.engine.active.eq(self.issued),
-            self.engine.stall.eq(nest.o.valid & ~self.issued),
+            self.engine.stall.eq((nest.o.valid | items.o.valid) & ~self.issued),
         ]
         return m
 
@@ -169,17 +173,19 @@ class PostIssue(wiring.Component):
             *(field.eq(step) for field, step in zip(nest.i.p.steps, steps, strict=True)),
         ]
 
-    def _read_ahead(self, m, i, started, idle, use_b):
+    def _wants_b(self, i):
+        return i.use_add | (i.source == PostSource.PRODUCT) if self._config.residual else Const(0)
+
+    def _read_ahead(self, m, i, started):
         """Walk operand b, ahead of the items and across instructions.
 
         Returns whether the instruction may begin as far as b is concerned, whether a word of b is
-        there for the next item or it needs none, and whether the walk has met an address that does
-        not exist. While `idle`, it is known of the instruction on `engine`.
+        there for the next item, and whether the walk has met an address that does not exist.
         """
         if not self._config.residual:
             return Const(1), Const(1), Const(0)
         m.submodules.nest_b = nest = self._nest()
-        wanted = i.use_add | (i.source == PostSource.PRODUCT)
+        wanted = self._wants_b(i)
         taken = Signal()      # the instruction on `engine` has its b walk already
         buffered = Signal(range(OPERANDS + 1))  # requested and not popped
         there = Signal(range(OPERANDS + 1))     # requested and not issued with an item
@@ -202,20 +208,30 @@ class PostIssue(wiring.Component):
             full.eq(~self.popped & ((buffered == OPERANDS)
                                     | (accepted & (buffered == OPERANDS - 1)))),
             there.eq(there + accepted - used),
-            enough.eq(~Mux(idle, wanted, use_b) | accepted | Mux(used, there > 1, there != 0)),
+            enough.eq(accepted | Mux(used, there > 1, there != 0)),
         ]
-        with m.If(idle):
-            m.d.sync += use_b.eq(wanted)
         with m.If(self.begin):
             m.d.sync += taken.eq(0)
         with m.Elif(nest.i.valid):
             m.d.sync += taken.eq(1)
         return ~wanted | taken | ~nest.o.valid, enough, nest.o.valid & outside
 
-    def _walk(self, m, i, nest, use_b, b_there):
-        """Items of the instruction begun last. Returns whether the current one cannot be done."""
+    def _walked_layout(self):
+        """An item on its way from the walk to its requests: `place`, the accumulator's word or that
+        of operand a, and who is asked for it."""
         config = self._config
-        item, o = self.item, nest.o.p
+        accumulators = 2 * max(config.accumulator_words,
+                               config.vector_accumulator_words if config.vector_taps else 0)
+        return data.StructLayout({
+            "item": item_layout(config), "place": range(max(accumulators, config.scratchpad_words)),
+            "from_array": 1, "from_scratchpad": 1,
+            **({"from_vector": 1} if config.vector_taps else {})})
+
+    def _walk(self, m, i, nest, walked, use_b):
+        """Items of the instruction begun last, for `walked`. Returns whether the current one cannot
+        be done."""
+        config = self._config
+        item, o = walked.p.item, nest.o.p
         source = Signal(PostSource)
         # Both kinds of accumulators are read at the same address.
         accumulator = CheckedAddress(16, 2 * config.accumulator_words, "accumulator")
@@ -230,8 +246,7 @@ class PostIssue(wiring.Component):
         group = Signal(range(groups))
         chunk = Signal(item.chunk.shape())
 
-        from_array = source == PostSource.ARRAY
-        word_end = group == Mux(from_array, groups_array - 1, groups - 1)
+        word_end = group == Mux(source == PostSource.ARRAY, groups_array - 1, groups - 1)
         pixel_end = word_end & (o.final[0] if self._wide > 1 else 1)
         m.d.comb += [
             item.source.eq(source),
@@ -244,48 +259,37 @@ class PostIssue(wiring.Component):
             item.last.eq(word_end & o.last[-1]),
         ]
 
-        wrong = Signal()
-
-        def part_of(values):
-            """Address of the item's part of an accumulator word."""
-            return Cat(chunk[:(values // config.lanes - 1).bit_length()], accumulator.value)
-
-        # What the next instruction begins with is taken as long as none is under way. That an item
-        # is issued is known late: it does not choose, it only enables.
+        # What the next instruction begins with is taken as long as none is under way.
         idle = nest.idle
+        wrong = Signal()
         from_scratchpad = (PostSource.SCRATCHPAD, *((PostSource.PRODUCT,) * config.residual))
-        requests = [(self.array, (PostSource.ARRAY,), part_of(config.columns), accumulator),
-                    (self.operand_a, from_scratchpad, operand.value, operand)]
+        kinds = {"from_array": ((PostSource.ARRAY,), accumulator),
+                 "from_scratchpad": (from_scratchpad, operand)}
         if config.vector_taps:
-            requests.append(
-                (self.vector, (PostSource.VECTOR,), part_of(config.rows), of_vector))
-        served = []  # by each, if its address exists
-        for request, kinds, address, place in requests:
-            selected = Signal(name=f"from_{kinds[0].name.lower()}")
+            kinds["from_vector"] = (PostSource.VECTOR,), of_vector
+        m.d.comb += wrong.eq(o.outside | parameter.outside)
+        for name, (sources, place) in kinds.items():
+            selected = Signal(name=name)
             with m.If(idle):
-                m.d.sync += selected.eq(Cat(i.source == kind for kind in kinds).any())
-            m.d.comb += [
-                request.p.eq(address),
-                request.valid.eq(selected & nest.o.valid & self.room & b_there),
-            ]
-            served.append(selected & request.ready & ~place.outside)
+                m.d.sync += selected.eq(Cat(i.source == kind for kind in sources).any())
+            m.d.comb += walked.p[name].eq(selected)
             with m.If(selected & place.outside):
                 m.d.comb += wrong.eq(1)
-        with m.If(o.outside | parameter.outside):
-            m.d.comb += wrong.eq(1)
-        m.d.comb += self.issued.eq(
-            nest.o.valid & self.room & b_there & ~(o.outside | parameter.outside)
-            & Cat(served).any())
-
-        m.d.comb += nest.o.ready.eq(self.issued & word_end)
+        taken = Signal()
+        m.d.comb += [
+            walked.p.place.eq(Mux(walked.p.from_scratchpad, operand.value, accumulator.value)),
+            walked.valid.eq(nest.o.valid & ~wrong),
+            taken.eq(walked.valid & walked.ready),
+            nest.o.ready.eq(taken & word_end),
+        ]
         step = Mux(o.final[-2], operand_steps[1], operand_steps[0])
-        with m.If(self.issued):
+        with m.If(taken):
             m.d.sync += [group.eq(Mux(word_end, 0, group + 1)),
                          chunk.eq(Mux(pixel_end, 0, chunk + 1))]
-        with m.If(idle | self.issued):
+        with m.If(idle | taken):
             m.d.sync += parameter.eq(Mux(idle, i.parameter, Mux(
                 pixel_end, first_parameter, parameter.value + 1)))
-        with m.If(idle | (self.issued & pixel_end)):
+        with m.If(idle | (taken & pixel_end)):
             m.d.sync += [
                 accumulator.eq(Mux(idle, i.accumulator, accumulator.value + 1)),
                 of_vector.eq(Mux(idle, i.accumulator, accumulator.value + 1)),
@@ -303,3 +307,36 @@ class PostIssue(wiring.Component):
                 with m.If(i.source == PostSource.ARRAY):
                     m.d.sync += first_position.eq(i.byte_offset // config.lanes)
         return wrong
+
+    def _request(self, m, walked, b_there):
+        """Ask for what the item needs, and issue it. Returns whether it lacks a word of operand b.
+
+        Whether it is read depends on everybody's requests, and is known late: it decides about what
+        is in here alone.
+        """
+        config = self._config
+        item = walked.p.item
+        m.d.comb += self.item.eq(item)
+
+        def part_of(values, words):
+            """Address of the item's part of an accumulator word."""
+            return Cat(item.chunk[:(values // config.lanes - 1).bit_length()],
+                       walked.p.place[:(2 * words - 1).bit_length()])
+
+        requests = [
+            (self.array, walked.p.from_array, part_of(config.columns, config.accumulator_words)),
+            (self.operand_a, walked.p.from_scratchpad, walked.p.place)]
+        if config.vector_taps:
+            requests.append((self.vector, walked.p.from_vector,
+                             part_of(config.rows, config.vector_accumulator_words)))
+        lacking = item.use_b & ~b_there
+        may = Signal()
+        m.d.comb += may.eq(walked.valid & self.room & ~lacking)
+        for request, selected, address in requests:
+            m.d.comb += [request.p.eq(address), request.valid.eq(selected & may)]
+        m.d.comb += [
+            self.issued.eq(may & Cat(selected & request.ready
+                                     for request, selected, _ in requests).any()),
+            walked.ready.eq(self.issued),
+        ]
+        return walked.valid & lacking

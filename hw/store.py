@@ -1,7 +1,5 @@
 """The store mover: scratchpad to main memory."""
 
-from itertools import pairwise
-
 from amaranth import Cat, Module, Mux, Signal
 from amaranth.lib import data, fifo, stream, wiring
 from amaranth.lib.wiring import In, Out
@@ -227,27 +225,30 @@ class _Words(wiring.Component):
         rows = self._config.rows
         word_bits = _log2(rows)
         latency = scratchpad_latency(self._config)
-        ahead = latency + 2  # reads in flight that sustain a word a cycle
+        ahead = latency + 4  # words asked for and not handed on that sustain one a cycle
         piece = data.StructLayout({
             "count": range(rows + 1), "last": 1, "start": self.i.payload.start.shape()})
         m.submodules.queue = queue = fifo.SyncFIFO(width=8 * rows, depth=ahead)
         # What belongs to a word is known before it, and is kept in a queue that takes a cycle
         # longer, out of registers.
         m.submodules.pieces = pieces = fifo.SyncFIFOBuffered(width=piece.size, depth=ahead)
+        # The scratchpad's answer, which depends on everybody's requests, ends here.
+        m.submodules.requests = requests = RegisterSlice(self.read.request.payload.shape())
+        wiring.connect(m, requests.o, wiring.flipped(self.read.request))
 
         valid = Signal()
         row = Signal(_words_layout(self._config))  # what is left of it
         last = Signal()  # it is a word
         free, any_free = Signal(range(ahead + 1), init=ahead), Signal(init=1)
-        asked, delivered = Signal(), Signal()
+        asked = Signal()
+        delivered, freed = Signal(), Signal()  # the same: the first one is late, the other counts
         m.d.comb += [
-            self.read.request.valid.eq(valid & any_free),
-            self.read.request.payload.eq(row.address),
-            asked.eq(self.read.request.valid & self.read.request.ready),
+            requests.i.valid.eq(valid & any_free),
+            requests.i.payload.eq(row.address),
+            asked.eq(requests.i.valid & requests.i.ready),
             self.i.ready.eq(~valid | (asked & last)),
         ]
-        # Whether a word is asked for is known late, and decides about nothing but that something
-        # changes: without a row there may be anything here.
+        # Without a row there may be anything here.
         with m.If(~valid | asked):
             with m.If(valid & ~last):
                 m.d.sync += [
@@ -257,28 +258,25 @@ class _Words(wiring.Component):
                 m.d.sync += [
                     valid.eq(self.i.valid), row.eq(self.i.payload),
                     last.eq(self.i.payload.reach[word_bits:] == 0)]
-        m.d.sync += [free.eq(free - asked + delivered),
-                     any_free.eq(delivered | Mux(asked, free > 1, any_free))]
+        m.d.sync += [freed.eq(delivered), free.eq(free - asked + freed),
+                     any_free.eq(freed | Mux(asked, free > 1, any_free))]
 
-        # The data arrives `latency` cycles later, and its piece a cycle before it.
-        asked_pieces = [Signal(piece, name=f"piece_{stage}") for stage in range(latency)]
-        arriving = [asked, *(Signal(name=f"arriving_{stage}") for stage in range(latency))]
+        # The data arrives `latency` cycles after the request is accepted, its piece long before it.
+        arriving = self.read.request.valid & self.read.request.ready
+        for stage in range(latency):
+            later = Signal(name=f"arriving_{stage}")
+            m.d.sync += later.eq(arriving)
+            arriving = later
+        new_piece, oldest = Signal(piece), piece(pieces.r_data)
         m.d.comb += [
-            asked_pieces[0].count.eq(Mux(last, row.reach[:word_bits] + 1, rows)),
-            asked_pieces[0].last.eq(last),
-            asked_pieces[0].start.eq(row.start),
-        ]
-        m.d.sync += [
-            *(later.eq(sooner) for sooner, later in pairwise(asked_pieces)),
-            *(later.eq(sooner) for sooner, later in pairwise(arriving)),
-        ]
-        oldest = piece(pieces.r_data)
-        m.d.comb += [
-            pieces.w_data.eq(asked_pieces[-1]),
-            pieces.w_en.eq(arriving[-2]),
+            new_piece.count.eq(Mux(last, row.reach[:word_bits] + 1, rows)),
+            new_piece.last.eq(last),
+            new_piece.start.eq(row.start),
+            pieces.w_data.eq(new_piece),
+            pieces.w_en.eq(asked),
             queue.w_data.eq(self.read.data),
-            queue.w_en.eq(arriving[-1]),
-            self.o.valid.eq(pieces.r_rdy),
+            queue.w_en.eq(arriving),
+            self.o.valid.eq(queue.r_rdy),
             self.o.payload.data.eq(queue.r_data),
             self.o.payload.offset.eq(0),
             self.o.payload.count.eq(oldest.count),
@@ -286,7 +284,7 @@ class _Words(wiring.Component):
             self.o.payload.last.eq(oldest.last),
             delivered.eq(self.o.valid & self.o.ready),
             queue.r_en.eq(self.o.ready),
-            pieces.r_en.eq(self.o.ready),
+            pieces.r_en.eq(delivered),
         ]
         return m
 

@@ -348,8 +348,9 @@ async def short_instructions(dut):
     await setup.finish()
     items = config.columns // config.lanes
     in_flight = 8 if config.lanes > 1 else 2
-    # An instruction is accepted, checked, and begun, each in a cycle of its own.
-    turn = max(in_flight * max(items + 1, 3), Stages(config).write + 2 + items)
+    # An instruction is accepted, checked, and begun, each in a cycle of its own, and its items are
+    # issued a cycle after they are walked.
+    turn = max(in_flight * max(items + 1, 3), Stages(config).write + 3 + items)
     span = setup.writes.times[-1] - setup.writes.times[0]
     assert span <= turn * count // in_flight, span
 
