@@ -61,11 +61,12 @@ class LoadMover(wiring.Component):
         m.submodules.writer = writer = _Writer(config)
         m.submodules.chunk_queue = chunks = fifo.SyncFIFOBuffered(
             width=chunk_layout(config).size, depth=depth)
-        # The row that is being written, in the writer, is one of them.
-        m.submodules.row_queue = rows = fifo.SyncFIFOBuffered(
-            width=ROW_LAYOUT.size, depth=depth - 1)
+        # The row that is being written, in the writer, is one of them. When it ends is known late.
+        m.submodules.row_queue = rows = fifo.SyncFIFO(width=ROW_LAYOUT.size, depth=depth - 1)
+        m.submodules.next_row = next_row = RegisterSlice(ROW_LAYOUT)
+        wiring.connect(m, next_row.o, writer.rows)
         for queue, source, sink in ((chunks, requester.chunks, pieces.i),
-                                    (rows, requester.rows, writer.rows)):
+                                    (rows, requester.rows, next_row.i)):
             m.d.comb += [
                 queue.w_data.eq(source.payload), queue.w_en.eq(source.valid),
                 source.ready.eq(queue.w_rdy),

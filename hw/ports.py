@@ -37,8 +37,11 @@ ACCUMULATOR_LATENCY = 2
 
 def scratchpad_latency(config: Config) -> int:
     """Cycles from an accepted scratchpad read to its data."""
-    # A single bank spreads over a large part of a chip, and has registers on both sides of it.
-    return 3 if config.scratchpad_banks == 1 else 2
+    # A single bank spreads over a large part of a chip, and has registers on both sides of it. Wide
+    # words come from so far that they have another one half way.
+    if config.scratchpad_banks > 1:
+        return 2
+    return 4 if config.rows >= 16 else 3
 
 
 def instruction_layout(cls: type[Instruction]) -> data.StructLayout:

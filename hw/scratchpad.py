@@ -5,8 +5,8 @@ from amaranth.lib import memory, wiring
 from amaranth.lib.wiring import In
 
 from .config import Config
-from .ports import ScratchpadReadSignature, scratchpad_write_signature
-from .registered_memory import RegisteredMemory
+from .ports import ScratchpadReadSignature, scratchpad_latency, scratchpad_write_signature
+from .registered_memory import REGISTERED_LATENCY, RegisteredMemory
 
 __all__ = ["READ_CLIENTS", "WRITE_CLIENTS", "Scratchpad", "read_groups"]
 
@@ -166,5 +166,10 @@ class Scratchpad(wiring.Component):
             m.d.comb += [storage.read_address.eq(place), storage.write_address.eq(target),
                          storage.write_data.eq(data), storage.write_mask.eq(enable)]
             words.append(storage.read_data)
+        answer = Cat(words)
+        if scratchpad_latency(config) > 1 + REGISTERED_LATENCY:
+            half_way = Signal(8 * config.rows, reset_less=True)
+            m.d.sync += half_way.eq(answer)
+            answer = half_way
         for members, _, _ in ways:
-            m.d.comb += [member.data.eq(Cat(words)) for member in members]
+            m.d.comb += [member.data.eq(answer) for member in members]
