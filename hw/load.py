@@ -184,7 +184,8 @@ class _Writer(wiring.Component):
         row = Signal(ROW_LAYOUT)
         to_scratchpad, to_weights = Signal(), Signal()
         held = Signal()
-        next_part, last_part = Signal(range(max(parts.values()))), Signal(range(max(parts.values())))
+        part = range(max(parts.values()))
+        next_part, last_part = Signal(part), Signal(part)
         padding = Signal()  # the row's bytes are written; the rest of its last word is not
         cut = Signal(range(cuts + 1))
 

@@ -166,10 +166,13 @@ class Scratchpad(wiring.Component):
             m.d.comb += [storage.read_address.eq(place), storage.write_address.eq(target),
                          storage.write_data.eq(data), storage.write_mask.eq(enable)]
             words.append(storage.read_data)
-        answer = Cat(words)
+        answers = [Cat(words)] * len(ways)
         if scratchpad_latency(config) > 1 + REGISTERED_LATENCY:
-            half_way = Signal(8 * config.rows, reset_less=True)
-            m.d.sync += half_way.eq(answer)
-            answer = half_way
-        for members, _, _ in ways:
+            # One for the array, and one for all others: as above, they differ in their first value.
+            bits = 8 * config.rows
+            half_way = [Signal(bits, reset_less=True, init=init, name=f"half_way_{number}")
+                        for number, init in enumerate((0, (1 << bits) - 1))]
+            m.d.sync += [register.eq(Cat(words)) for register in half_way]
+            answers = [half_way[min(number, 1)] for number in range(len(ways))]
+        for (members, _, _), answer in zip(ways, answers, strict=True):
             m.d.comb += [member.data.eq(answer) for member in members]
