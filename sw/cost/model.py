@@ -43,7 +43,7 @@ _MET = 1
 _DELIVERED = 2
 """Cycles from an instruction's arrival in front of its engine to its being known there."""
 
-_ACCEPTED = (2, 2, 2, 3, 10)
+_ACCEPTED = (3, 2, 2, 4, 11)
 """Cycles from an engine's taking an instruction to its first work, a queue; in STORE's are two of
 reading the scratchpad."""
 
