@@ -110,7 +110,7 @@ def test_cost_in_cycles():
         device.memory_write(0, clearing_image(config))
         result = device.run(0)
         assert result.finished and not result.error
-        assert result.cycles == 38_353
+        assert result.cycles == 38_354
 
 
 def test_loading_clears_main_memory():
