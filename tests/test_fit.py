@@ -25,7 +25,7 @@ SHAPES = {
 }
 BUILT = {
     "orangecrab-25f": {"LUT": 14_565, "FF": 10_788, "multipliers": 28, "block RAM": 52},
-    "orangecrab-85f": {"LUT": 27_304, "FF": 18_762, "multipliers": 144, "block RAM": 171},
+    "orangecrab-85f": {"LUT": 27_355, "FF": 19_784, "multipliers": 144, "block RAM": 171},
     "ulx3s-85f": {"LUT": 27_854, "FF": 20_043, "multipliers": 144, "block RAM": 146},
     "ulx3s-85f-16x16": {"LUT": 41_912, "FF": 29_124, "multipliers": 144, "block RAM": 174},
     "ulx3s-12f-4x8": {"LUT": 16_841, "FF": 12_731, "multipliers": 28, "block RAM": 54},
