@@ -122,9 +122,8 @@ def place(name: str, config: Config, seed: int | None, folder: Path) -> Path:
     flow.synthesize(board.family, synthesis, folder)
     if placement.corner:
         floorplan.lay_out_file(folder / "top.json", board.device, placement.corner)
-    flow.run_step(replace(placing, command=(
-        *(word for word in placing.command if word != "--tmg-ripup"),
-        "--no-route", "--sdf", "top.sdf")), folder)
+    flow.run_step(replace(placing, command=(*placing.command, "--no-route", "--sdf", "top.sdf")),
+                  folder)
     return folder / "top.sdf"
 
 

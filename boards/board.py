@@ -72,11 +72,6 @@ class Placement:
     seed : int
         The first of those that are tried. Estimates of one netlist with different seeds are a third
         apart.
-    asked : float
-        Of an ECP5: clocks, by so many times those wanted. nextpnr takes every net for critical
-        where all that is asked for is met, and then none makes room for another: a design that is
-        fast enough when placed has to be asked for more, or it is not routed. Two hundredths more
-        make up for a routing's last corrections, which look at no timing.
     corner : str or None
         Of an ECP5: where the snake begins along which multipliers get their sites
         (`boards/floorplan.py`); None leaves them to nextpnr.
@@ -87,7 +82,6 @@ class Placement:
     """
 
     seed: int = 1
-    asked: float = 1.0
     corner: str | None = None
     alpha: float | None = None
 

@@ -170,9 +170,6 @@ def _design(board: Board, config: Config, name: int) -> tuple[Any, dict[str, byt
     files = dict(plan.files)
     if "top.il" in files:
         files["top.il"] = flow.without_collisions(files["top.il"])
-    asked = board.placement(config).asked
-    if asked != 1:
-        files["top.lpf"] = flow.faster(files["top.lpf"], asked)
     return platform, {file: content if isinstance(content, bytes) else content.encode()
                       for file, content in files.items()}
 
@@ -190,10 +187,9 @@ def _report(board: Board, config: Config, folder: Path, *, built: bool) -> dict[
     except (OSError, ValueError) as error:
         raise BuildError(f"placement left no report ({error}): see {folder}") from None
     reached, wanted = {}, {}
-    asked = board.placement(config).asked
     oscillator_mhz = board.platform().default_clk_frequency / 1e6
     for net, clock in report["fmax"].items():
-        constraint = clock["constraint"] / asked
+        constraint = clock["constraint"]
         names = [name for name, mhz in (("core", config.clock_mhz), ("link", oscillator_mhz))
                  if abs(constraint - mhz) < 0.5]
         if not names:

