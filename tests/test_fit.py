@@ -25,12 +25,12 @@ SHAPES = {
 }
 BUILT = {
     "orangecrab-25f": {"LUT": 14_565, "FF": 10_788, "multipliers": 28, "block RAM": 52},
-    "orangecrab-85f": {"LUT": 27_355, "FF": 19_784, "multipliers": 144, "block RAM": 171},
+    "orangecrab-85f": {"LUT": 27_422, "FF": 19_784, "multipliers": 144, "block RAM": 171},
     "ulx3s-85f": {"LUT": 27_854, "FF": 20_043, "multipliers": 144, "block RAM": 146},
     "ulx3s-85f-16x16": {"LUT": 41_912, "FF": 29_124, "multipliers": 144, "block RAM": 174},
-    "ulx3s-12f-4x8": {"LUT": 16_841, "FF": 12_731, "multipliers": 28, "block RAM": 54},
+    "ulx3s-12f-4x8": {"LUT": 16_628, "FF": 12_731, "multipliers": 28, "block RAM": 54},
     "ulx3s-12f 8x4": {"LUT": 18_964, "FF": 13_103, "multipliers": 28, "block RAM": 56},
-    "ulx3s-12f": {"LUT": 14_507, "FF": 11_134, "multipliers": 28, "block RAM": 50},
+    "ulx3s-12f": {"LUT": 14_570, "FF": 11_134, "multipliers": 28, "block RAM": 50},
     "icebreaker": {"LUT": 4_938, "multipliers": 8, "block RAM": 29},
     "tang-nano-20k": {"LUT": 12_565, "FF": 9_082, "multipliers": 24, "block RAM": 36},
     "tang-nano-9k": {"LUT": 5_702, "FF": 2_697, "multipliers": 32, "block RAM": 26},
