@@ -24,9 +24,9 @@ SHAPES = {
     "tang-nano-9k 4x4": ("tang-nano-9k", PRESETS["tang-nano-9k"].replace(columns=4)),
 }
 BUILT = {
-    "orangecrab-25f": {"LUT": 14_565, "FF": 10_788, "multipliers": 28, "block RAM": 52},
+    "orangecrab-25f": {"LUT": 14_608, "FF": 10_788, "multipliers": 28, "block RAM": 52},
     "orangecrab-85f": {"LUT": 27_422, "FF": 19_784, "multipliers": 144, "block RAM": 171},
-    "ulx3s-85f": {"LUT": 27_854, "FF": 20_043, "multipliers": 144, "block RAM": 146},
+    "ulx3s-85f": {"LUT": 27_997, "FF": 20_043, "multipliers": 144, "block RAM": 146},
     "ulx3s-85f-16x16": {"LUT": 41_912, "FF": 29_124, "multipliers": 144, "block RAM": 174},
     "ulx3s-12f-4x8": {"LUT": 16_628, "FF": 12_731, "multipliers": 28, "block RAM": 54},
     "ulx3s-12f 8x4": {"LUT": 18_964, "FF": 13_103, "multipliers": 28, "block RAM": 56},
