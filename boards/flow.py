@@ -270,6 +270,8 @@ def run_step(step: Step, folder: Path, *, deadline: float = 7200.0,
                          f"see {log}")
     if process.returncode:
         lines = output_file.read_text().splitlines()
+        if not lines and log.exists():  # some say it there alone
+            lines = log.read_text(errors="replace").splitlines()
         complaints = [line for line in lines if re.search(r"error", line, re.I)]
         detail = (complaints or lines or ["no message"])[-1].strip()
         raise BuildError(f"{step.name} failed ({detail}): see {log}")

@@ -188,6 +188,13 @@ def test_a_failing_tool_is_quoted(tmp_path):
     assert "no such cell" in (tmp_path / "synthesis.log").read_text()
 
 
+def test_a_failing_tool_that_complains_in_its_log_is_quoted(tmp_path):
+    with pytest.raises(BuildError, match=r"failed \(ERROR: Assert failed\): see .*top.rpt"):
+        flow.run_step(_step(sys.executable, "-c",
+                            "open('top.rpt', 'w').write('ERROR: Assert failed\\n'); exit(1)"),
+                      tmp_path)
+
+
 def test_a_missing_tool_names_its_extra(tmp_path):
     with pytest.raises(MissingExtraError, match=r"nothing is not installed.*systolith\[hw\]"):
         flow.run_step(_step(str(tmp_path / "nothing")), tmp_path)
