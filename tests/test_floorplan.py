@@ -7,6 +7,7 @@ import subprocess
 
 import pytest
 
+from systolith.boards import build as board_build
 from systolith.boards import floorplan, flow
 from systolith.boards.board import Placement
 from systolith.boards.build import identity
@@ -86,9 +87,11 @@ def test_nextpnr_knows_every_site(board, option, tmp_path):
     assert found == set(floorplan.sites(device, "top left"))
 
 
-def test_a_floorplan_is_part_of_the_identity():
+def test_a_floorplan_is_part_of_the_identity(monkeypatch):
     config = PRESETS["ulx3s-12f"]
     board = BOARDS["ulx3s-12f"]
+    monkeypatch.setattr(board_build, "_design",  # the same one, whatever the placement
+                        lambda *args: (board.platform(), {"top.il": b"design"}))
     found = {identity(dataclasses.replace(board, placements={board.name: Placement(corner=corner)}),
                       config)
              for corner in (None, "top left", "top right")}
