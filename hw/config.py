@@ -317,12 +317,6 @@ PRESETS: dict[str, Config] = {
     "default": Config(),
     "int4": Config(columns=32, weight_bits=4, paired_columns=True),
     "ulx3s-12f": Config(
-        rows=4, columns=4, lanes=1, scratchpad_banks=1, scratchpad_bank_words=8192,
-        weight_words=4096, accumulator_words=512, parameter_words=256,
-        vector_taps=1, vector_accumulator_words=512, vector_weight_words=512,
-        memory_bytes_per_beat=4, memory_size=32 << 20, sdram="MT48LC16M16A2-7E", timestamps=64,
-        clock_mhz=100.0),
-    "ulx3s-12f-4x8": Config(
         rows=4, columns=8, paired_columns=True, lanes=1, scratchpad_banks=1,
         scratchpad_bank_words=8192, weight_words=1024, accumulator_words=512, parameter_words=256,
         vector_taps=1, vector_accumulator_words=512, vector_weight_words=512,

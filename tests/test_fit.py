@@ -13,11 +13,10 @@ from systolith.cli import app
 from systolith.errors import BuildError, ConfigError
 from systolith.hw.config import PRESETS
 
-PAIRED = PRESETS["ulx3s-12f-4x8"].replace(
+PAIRED = PRESETS["ulx3s-12f"].replace(
     rows=8, columns=4, scratchpad_bank_words=4096, weight_words=2048)
 
 SHAPES = {
-    "ulx3s-12f-4x8": ("ulx3s-12f", PRESETS["ulx3s-12f-4x8"]),
     "ulx3s-85f-16x16": ("ulx3s-85f", PRESETS["ulx3s-85f-16x16"]),
     "ulx3s-12f 8x4": ("ulx3s-12f", PAIRED),
     "ulx3s-12f 8x4 unpaired": ("ulx3s-12f", PAIRED.replace(paired_columns=False)),
@@ -28,9 +27,8 @@ BUILT = {
     "orangecrab-85f": {"LUT": 27_422, "FF": 19_784, "multipliers": 144, "block RAM": 171},
     "ulx3s-85f": {"LUT": 27_997, "FF": 20_043, "multipliers": 144, "block RAM": 146},
     "ulx3s-85f-16x16": {"LUT": 41_912, "FF": 29_124, "multipliers": 144, "block RAM": 174},
-    "ulx3s-12f-4x8": {"LUT": 16_628, "FF": 12_731, "multipliers": 28, "block RAM": 54},
+    "ulx3s-12f": {"LUT": 16_628, "FF": 12_731, "multipliers": 28, "block RAM": 54},
     "ulx3s-12f 8x4": {"LUT": 18_964, "FF": 13_103, "multipliers": 28, "block RAM": 56},
-    "ulx3s-12f": {"LUT": 14_570, "FF": 11_134, "multipliers": 28, "block RAM": 50},
     "icebreaker": {"LUT": 4_938, "multipliers": 8, "block RAM": 29},
     "tang-nano-20k": {"LUT": 12_565, "FF": 9_082, "multipliers": 24, "block RAM": 36},
     "tang-nano-9k": {"LUT": 5_702, "FF": 2_697, "multipliers": 32, "block RAM": 26},
@@ -123,7 +121,7 @@ def test_table_is_put_between_the_marks(tmp_path):
         "before\n<!-- builds -->\n"
         "| board | core | LUT | FF | multipliers | block RAM | core MHz, of wanted | peak GOPS | "
         "seconds to build |\n|---|---|---|---|---|---|---|---|---|\n"
-        "| ulx3s-12f | 4×4 | 12,345 of 24,288 |  | 3 of 4, 1 of 2 |  | 61.2 of 40 | 1.28 | 100 |\n"
+        "| ulx3s-12f | 4×8 | 12,345 of 24,288 |  | 3 of 4, 1 of 2 |  | 61.2 of 40 | 1.28 | 100 |\n"
         "<!-- builds -->\nafter\n")
     page.write_text("nothing")
     with pytest.raises(ConfigError, match="has no table of builds"):
