@@ -64,6 +64,7 @@ _PACKAGES = {
 
 _READ_PORT = re.compile(
     r"(parameter \\TRANSPARENCY_MASK (\d+)'0+\n\s*parameter \\COLLISION_X_MASK )\2'0+\n")
+_USED = re.compile(r"(?m)^Info:\s+(\w+): +(\d+)/ *(\d+) +\d+%$")
 _ROUTED = re.compile(r"(?m)^Info: +\d+ \|[^|]*\|[^|]*\| *(\d+)\|")
 _PORT_CLOCK = re.compile(r"(?s)cell \$mem(?:rd|wr)_v2 .*?connect \\CLK ([^\n]+)")
 
@@ -217,7 +218,7 @@ def place(step_of: Callable[[int], Step], folder: Path, reached: Callable[[], fl
         step = step_of(seed)
         kept = folder / f"seed_{seed}"
         try:
-            run_step(step, folder, hopeless=_routing_diverges)
+            run_step(step, folder, hopeless=_hopeless)
         except BuildError as error:
             attempts.append(Attempt(seed, 0.0, str(error)))
             if seed == seeds[-1] and not any(attempt.reached for attempt in attempts):
@@ -235,8 +236,11 @@ def place(step_of: Callable[[int], Step], folder: Path, reached: Callable[[], fl
     return attempts
 
 
-def _routing_diverges(log: str) -> str:
-    """Why nextpnr's log says that its routing will not end, or nothing."""
+def _hopeless(log: str) -> str:
+    """Why nextpnr's log says that it will not come to an end, or nothing."""
+    for kind, used, available in _USED.findall(log):
+        if int(used) > int(available):  # it looks for sites until it is stopped
+            return f"it needs {used} {kind} of the chip's {available}"
     to_come = [int(count) for count in _ROUTED.findall(log)]
     if to_come and len(to_come) - 1 - to_come.index(min(to_come)) > _PATIENCE:
         return (f"routing does not end: {min(to_come)} connections, and then more again, were to "

@@ -268,12 +268,22 @@ def test_routing_that_comes_nearer_is_waited_for():
         return "".join(f"Info: {k:>9}000 |   4922    26077 |  167   833 | {count:>9}| 1.6 2.1|\n"
                        for k, count in enumerate(counts, 1))
 
-    assert not flow._routing_diverges("")
-    assert not flow._routing_diverges("Info:    IterCnt |  w/ripup   wo/ripup |  w/r  wo/r |\n")
-    assert not flow._routing_diverges(log([50, *100 * [201]]))
-    assert "50 connections" in flow._routing_diverges(log([50, *101 * [201]]))
-    assert not flow._routing_diverges(log([50, *101 * [201], 40]))
-    assert not flow._routing_diverges(log(range(500, 0, -1)))
+    assert not flow._hopeless("")
+    assert not flow._hopeless("Info:    IterCnt |  w/ripup   wo/ripup |  w/r  wo/r |\n")
+    assert not flow._hopeless(log([50, *100 * [201]]))
+    assert "50 connections" in flow._hopeless(log([50, *101 * [201]]))
+    assert not flow._hopeless(log([50, *101 * [201], 40]))
+    assert not flow._hopeless(log(range(500, 0, -1)))
+
+
+def test_more_than_a_chip_has_is_not_placed():
+    def log(blocks):
+        return ("Info: \t          TRELLIS_IO:       4/    197     2%\n"
+                f"Info: \t              DP16KD: {blocks:>7}/     56   {blocks / .56:.0f}%\n"
+                "Info: \t          MULT18X18D:      28/     28   100%\n")
+
+    assert not flow._hopeless(log(56))
+    assert flow._hopeless(log(61)) == "it needs 61 DP16KD of the chip's 56"
 
 
 def test_a_vendors_tool_that_is_missing_leaves_a_project(tmp_path, monkeypatch, capsys):
