@@ -15,6 +15,7 @@ def _board(size, multipliers, placements=None):
         programmer=("openFPGALoader", "-b", "ulx3s"), placements=placements or {})
 
 
-ULX3S_12F = _board("12F", 28)
+ULX3S_12F = _board("12F", 28, {
+    "ulx3s-12f": Placement(), "ulx3s-12f-8x4": Placement(seed=2)})
 ULX3S_85F = _board("85F", 144, {
     "ulx3s-85f": Placement(corner="top left")})

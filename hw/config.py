@@ -322,6 +322,12 @@ PRESETS: dict[str, Config] = {
         vector_taps=1, vector_accumulator_words=512, vector_weight_words=512,
         memory_bytes_per_beat=4, memory_size=32 << 20, sdram="MT48LC16M16A2-7E", timestamps=64,
         clock_mhz=100.0),
+    "ulx3s-12f-8x4": Config(
+        rows=8, columns=4, paired_columns=True, lanes=1, scratchpad_banks=1,
+        scratchpad_bank_words=4096, weight_words=2048, accumulator_words=512, parameter_words=256,
+        vector_taps=1, vector_accumulator_words=512, vector_weight_words=512,
+        memory_bytes_per_beat=4, memory_size=32 << 20, sdram="MT48LC16M16A2-7E", timestamps=64,
+        clock_mhz=90.0),
     "ulx3s-85f": Config(
         rows=16, columns=8, lanes=2, scratchpad_banks=1, scratchpad_bank_words=8192,
         weight_words=4096, accumulator_words=256, parameter_words=256,
@@ -338,9 +344,10 @@ PRESETS: dict[str, Config] = {
         vector_taps=1, vector_accumulator_words=256, vector_weight_words=256,
         memory_bytes_per_beat=4, memory_size=32 << 20, sdram="MT48LC16M16A2-7E", clock_mhz=70.0),
     "orangecrab-25f": Config(
-        rows=4, columns=4, lanes=1, scratchpad_banks=1, scratchpad_bank_words=2048,
-        weight_words=512, accumulator_words=512, parameter_words=256,
-        vector_taps=1, vector_accumulator_words=512, vector_weight_words=512,
+        rows=4, columns=8, paired_columns=True, lanes=1, scratchpad_banks=1,
+        scratchpad_bank_words=2048, weight_words=512, accumulator_words=512, parameter_words=256,
+        # Few enough words for look-up tables: block RAM is what the chip lacks.
+        vector_taps=1, vector_accumulator_words=32, vector_weight_words=512,
         memory_bytes_per_beat=4, memory_size=40 << 10, timestamps=64, clock_mhz=96.0),
     "orangecrab-85f": Config(
         rows=16, columns=8, lanes=2, scratchpad_banks=1, scratchpad_bank_words=4096,
