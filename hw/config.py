@@ -337,7 +337,7 @@ PRESETS: dict[str, Config] = {
         rows=16, columns=16, paired_columns=True, lanes=2, scratchpad_banks=1,
         scratchpad_bank_words=8192, weight_words=4096, accumulator_words=256, parameter_words=256,
         vector_taps=1, vector_accumulator_words=256, vector_weight_words=256,
-        memory_bytes_per_beat=4, memory_size=32 << 20, sdram="MT48LC16M16A2-7E", clock_mhz=60.0),
+        memory_bytes_per_beat=4, memory_size=32 << 20, sdram="MT48LC16M16A2-7E", clock_mhz=75.0),
     "ulx3s-85f-int4": Config(
         rows=16, columns=16, weight_bits=4, paired_columns=True, lanes=2, scratchpad_banks=1,
         scratchpad_bank_words=8192, weight_words=4096, accumulator_words=256, parameter_words=256,
