@@ -26,7 +26,7 @@ BUILT = {
     "ulx3s-85f": {"LUT": 27_997, "FF": 20_043, "multipliers": 144, "block RAM": 146},
     "ulx3s-85f-16x16": {"LUT": 41_912, "FF": 29_124, "multipliers": 144, "block RAM": 174},
     "ulx3s-12f": {"LUT": 16_628, "FF": 12_731, "multipliers": 28, "block RAM": 54},
-    "ulx3s-12f-8x4": {"LUT": 19_087, "FF": 13_642, "multipliers": 28, "block RAM": 56},
+    "ulx3s-12f-8x4": {"LUT": 19_002, "FF": 13_642, "multipliers": 28, "block RAM": 56},
     "icebreaker": {"LUT": 4_938, "multipliers": 8, "block RAM": 29},
     "tang-nano-20k": {"LUT": 12_565, "FF": 9_082, "multipliers": 24, "block RAM": 36},
     "tang-nano-9k": {"LUT": 5_702, "FF": 2_697, "multipliers": 32, "block RAM": 26},
