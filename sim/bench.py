@@ -125,7 +125,7 @@ def _build(simulator: str, verilog: str, name: str, waves: bool) -> Path:
             verilator_flags=("--vpi", "--public-depth", "1", "--timescale", "1ns/1ps", "-O3",
                              "--x-assign", "unique", "--x-initial", "unique"),
             link_flags=(f"-Wl,-rpath,{libraries}", f"-L{libraries}", "-lcocotbvpi_verilator"),
-            fast_flags=("-O1",), unity=True)).parent
+            slow_flags=("-O1",))).parent
     if shutil.which("iverilog") is None:
         raise BuildError("SIM=icarus needs Icarus Verilog: install the package iverilog")
     import hashlib

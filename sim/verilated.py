@@ -114,8 +114,7 @@ def build_library(config: Config, *, trace: bool = False, component: Any = None,
                          "--no-timing"),
         defines=("-DVL_TIME_CONTEXT", f"-DBEAT={config.memory_bytes_per_beat}",
                  f"-DSDRAM={int(sdram)}", f"-DCOUNTERS={count}",
-                 f"-DRETIRED={''.join(f'{index},' for index in retired)}"),
-        fast_flags=("-O2",)))
+                 f"-DRETIRED={''.join(f'{index},' for index in retired)}")))
 
 
 def _registered_inputs(verilog: str) -> str:

@@ -16,7 +16,7 @@ def check_copies(verilog, outputs, seeds):
     library = ctypes.CDLL(str(build(Model(
         verilog=verilog, top="compare", sources=(_MAIN,), shared=True,
         verilator_flags=("-O3", "--x-assign", "fast", "--x-initial", "fast", "--no-timing"),
-        defines=("-DVL_TIME_CONTEXT",), fast_flags=("-O1",)))))
+        defines=("-DVL_TIME_CONTEXT",)))))
     library.compare_run.restype = ctypes.c_uint64
     seen, wrong = (np.zeros(-(-outputs // 32), np.uint32) for _ in range(2))
     for seed in seeds:

@@ -78,7 +78,7 @@ def library(name, folder, around, own, change=lambda netlist: None):
         verilog=around + models + yosys_verilog(netlist), top="board", sources=(HARNESS,),
         shared=True, verilator_flags=("-O3", "--x-assign", "fast", "--x-initial", "fast",
                                       "--no-assert", "--no-timing"),
-        defines=("-DVL_TIME_CONTEXT",), fast_flags=("-O1",)))
+        defines=("-DVL_TIME_CONTEXT",)))
 
 
 def simulated(name, compiled):

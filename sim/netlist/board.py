@@ -81,7 +81,7 @@ def build_netlist(netlist: BoardNetlist) -> Path:
         sources=(_HARNESS,), shared=True,
         verilator_flags=("-O3", "--x-assign", "fast", "--x-initial", "fast", "--no-assert",
                          "--no-timing", "--pins-inout-enables"),
-        defines=("-DVL_TIME_CONTEXT",), fast_flags=("-O1",)))
+        defines=("-DVL_TIME_CONTEXT",)))
 
 
 def _board(netlist: BoardNetlist) -> str:
