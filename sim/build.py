@@ -214,12 +214,14 @@ def _build(model: Model, product: Path) -> None:
                  environment={**os.environ, "VERILATOR_ROOT": str(verilator)})
         description = json.loads((folder / "model" / "Vtop.json").read_text())
         files, options = description["sources"], description["options"]
-        # The runtime is the same with and without waveforms, so that its objects are shared.
+        # The runtime is the same with and without waveforms and knows no macros but Verilator's, so
+        # that its objects are shared.
         runtime = ("-std=c++17", "-fPIC", "-DVERILATOR=1", "-DVM_COVERAGE=0", "-DVM_SC=0",
-                   "-DVM_TIMING=0", "-DVM_TRACE=1", *model.defines, "-w", "-O1",
+                   "-DVM_TIMING=0", "-DVM_TRACE=1",
+                   *(define for define in model.defines if define.startswith("-DVL_")), "-w", "-O1",
                    *_quick_flags(),
                    "-I", str(verilator / "include"), "-I", str(verilator / "include" / "vltstd"))
-        generated = (*runtime, "-UVM_TRACE",
+        generated = (*runtime, *model.defines, "-UVM_TRACE",
                      *(f"-DVM_{name.upper()}={int(options[name])}" for name in
                        ("trace", "trace_fst", "trace_vcd", "trace_saif")),
                      "-I", str(folder / "model"))
