@@ -116,6 +116,9 @@ class Board:
         The link runs at the core's clock, too: small chips have no room for what crosses clocks.
     spram : bool
         Main memory and scratchpad share the SPRAM of an iCE40.
+    logic_adders : int
+        Adders of at most so many bits are made of look-up tables: in a Gowin chip those for carries
+        are those that have flip-flops.
     placements : dict of str to Placement
         What builds of presets have shown to be good; other presets than the board's own are among
         `systolith build all` if they are in here.
@@ -133,6 +136,7 @@ class Board:
     prepare: Callable[[Any, Any], None] | None = None
     one_clock: bool = False
     spram: bool = False
+    logic_adders: int = 0
     placements: dict[str, Placement] = field(default_factory=dict, hash=False)
 
     @property

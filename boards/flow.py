@@ -46,6 +46,11 @@ _SYNTHESIS = {
     "gowin": "synth_gowin -nodsp -nowidelut -family {series} -top {name}",
 }
 
+_LOGIC_ADDERS = ("{synthesis} -run begin:map_gates; "
+                 "techmap -map +/techmap.v t:$alu r:Y_WIDTH<={bits} %i; opt -fast; "
+                 "{synthesis} -run map_gates:")
+"""Synthesis with adders of few bits out of LUTs."""
+
 _MAPPED = {"gowin": "techmap -map {name}_luts.v; opt_clean; "}
 """What follows synthesis: cells of which placement knows the delays (`boards/tang_nano.py`)."""
 
@@ -130,8 +135,11 @@ def tool_path(name: str) -> str:
 
 def _synthesis(board: Board, name: str) -> str:
     """Yosys' commands for a board's chip."""
-    return _SYNTHESIS[board.family].format(
+    synthesis = _SYNTHESIS[board.family].format(
         series=_GOWIN_SERIES.get(board.device[:4]), name=name)
+    if board.logic_adders:
+        synthesis = _LOGIC_ADDERS.format(synthesis=synthesis, bits=board.logic_adders)
+    return synthesis
 
 
 def steps(board: Board, platform, placement: Placement | None = None, name: str = "top"

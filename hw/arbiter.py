@@ -6,7 +6,7 @@ from amaranth.lib.wiring import In, Out
 
 from .config import Config
 from .ports import MAX_BURST_BEATS, MemoryReadSignature, memory_write_signature
-from .slices import RegisterSlice
+from .slices import register_slice
 
 __all__ = ["MemoryArbiter", "RoundRobin"]
 
@@ -119,7 +119,7 @@ class MemoryArbiter(wiring.Component):
     def _wish(self, m, index):
         """A reader's requests, out of a register that is emptied when they are discarded."""
         reader, discard = self.readers[index], self.discard[index]
-        wish = RegisterSlice(data.StructLayout({
+        wish = register_slice(self._config, data.StructLayout({
             "request": reader.request.payload.shape(), "hurry": 1}))
         m.submodules[f"wish_{index}"] = ResetInserter(discard)(wish)
         m.d.comb += [

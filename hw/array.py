@@ -36,19 +36,27 @@ def _register(shape, name):
     return Signal(shape, name=name, reset_less=True)
 
 
+def _tree(values):
+    """Their sum, by as few additions in a row as there can be."""
+    while len(values) > 1:
+        values = [sum(values[k:k + 2][1:], values[k]) for k in range(0, len(values), 2)]
+    return values[0]
+
+
 class SystolicArray(wiring.Component):
     """`rows` x `columns` cells that hold a weight tile and multiply a stream of pixels by it.
 
-    A pixel (one activation a row) may enter every cycle, and need not. Row r sees it r cycles
-    later, presents it to all its cells, and adds its products to the partial sums that come from
-    the row above; the sums of all columns leave together, `latency` cycles after the pixel entered.
+    A pixel (one activation a row) may enter every cycle, and need not. Row r sees it
+    `r // stage_rows` cycles later, presents it to all its cells, and adds its products to the
+    partial sums that come from the row above; the sums of all columns leave together, `latency`
+    cycles after the pixel entered.
 
     A cell has an active weight, which it multiplies by, and a shadow weight, which is written
     meanwhile. The pixel that carries `first` makes every row activate its shadow weights as it
-    passes: row r's shadow weights must have been written before `r` cycles after that pixel
-    entered, and may be written again from that cycle on. With `buffered` weights it must have been
-    given a cycle earlier: there are registers in front of the rows, a copy for each `_SHARERS` of
-    them, where the way from the weight memory is long.
+    passes: a row's shadow weights must have been written before it sees that pixel, and may be
+    written again from that cycle on. With `buffered` weights they must have been given a cycle
+    earlier: there are registers in front of the rows, a copy for each `_SHARERS` of them, where the
+    way from the weight memory is long.
 
     Parameters
     ----------
@@ -61,6 +69,8 @@ class SystolicArray(wiring.Component):
         bits must be in [-8, 7], and those of 8 take a cycle more. 0 where none do.
     buffered : bool
         Whether rows of weights are registered on their way.
+    stage_rows : int
+        Rows whose products are added at once, between two registers; a divisor of `rows`.
 
     Members
     -------
@@ -79,13 +89,14 @@ class SystolicArray(wiring.Component):
     """
 
     def __init__(self, rows: int, columns: int, tag, *, paired_bits: int = 0,
-                 buffered: bool = False):
+                 buffered: bool = False, stage_rows: int = 1):
+        self.stage_rows = stage_rows
         self.paired_bits = paired_bits
         self.buffered = buffered
         self.rows = rows
         self.columns = columns
         self.width = partial_sum_width(rows)
-        self.latency = rows + 2 + SEPARATING[paired_bits]
+        self.latency = rows // stage_rows + 2 + SEPARATING[paired_bits]
         self.tag_shape = tag
         super().__init__({
             "i": In(wiring.Signature({
@@ -106,6 +117,7 @@ class SystolicArray(wiring.Component):
         # would cost the simulator more than they save.
         skewed = _groups(self.i.data)
         above = [None] * self.columns
+        sums = [[] for _ in range(self.columns)]  # of a stage, for each column what it adds
 
         for r in range(self.rows):
             loads_row, loaded = loads[r]
@@ -115,30 +127,34 @@ class SystolicArray(wiring.Component):
             multiply = self._primitives if has_multipliers(platform) else self._logic
             products = self._separated(m, multiply(
                 m, platform, r, _byte(skewed, r).as_signed(), shadow, valid=valid, first=first))
-            sums = [_register(signed(self.width), f"sum_{r}_{c}") for c in range(self.columns)]
-            m.d.sync += [sums[c].eq(above[c] + product if r else product)
-                         for c, product in enumerate(products)]
-            above = sums
+            for parts, product in zip(sums, products, strict=True):
+                parts.append(product)
+            if (r + 1) % self.stage_rows:
+                continue
+            above = [_register(signed(self.width), f"sum_{r}_{c}") for c in range(self.columns)]
+            m.d.sync += [total.eq(_tree(parts)) for total, parts in zip(above, sums, strict=True)]
+            sums = [[total] for total in above]
 
             # Row r + 1 takes its byte from a copy of the word, one cycle later; the bytes that no
             # later row needs disappear in synthesis.
             if r < self.rows - 1:
-                following = Signal(name=f"valid_{r + 1}")
-                following_first = Signal(name=f"first_{r + 1}")
+                stage = (r + 1) // self.stage_rows
+                following = Signal(name=f"valid_{stage}")
+                following_first = Signal(name=f"first_{stage}")
                 m.d.sync += [following.eq(valid), following_first.eq(first)]
                 copies = list(skewed)
                 for g in range((r + 1) // 8, len(skewed)):
-                    copies[g] = _register(len(skewed[g]), f"skew_{r + 1}_{g}")
+                    copies[g] = _register(len(skewed[g]), f"skew_{stage}_{g}")
                     with m.If(valid):
                         m.d.sync += copies[g].eq(skewed[g])
                 valid, first, skewed = following, following_first, copies
 
-        for r in range(self.rows - 1, self.latency - TAG_LEAD):
-            following = Signal(name=f"valid_{r + 1}")
+        for stage in range(self.rows // self.stage_rows, self.latency - TAG_LEAD + 1):
+            following = Signal(name=f"valid_{stage}")
             m.d.sync += following.eq(valid)
             valid = following
-        for r in range(self.latency - TAG_LEAD):
-            next_tag = _register(self.tag_shape, f"tag_{r + 1}")
+        for stage in range(self.latency - TAG_LEAD):
+            next_tag = _register(self.tag_shape, f"tag_{stage + 1}")
             m.d.sync += next_tag.eq(tag)
             tag = next_tag
         m.d.comb += [

@@ -24,9 +24,11 @@ from .ports import (
     AccumulatorReadSignature,
     EngineSignature,
     ScratchpadReadSignature,
+    buffers_weights,
     instruction_layout,
     load_write_signature,
     scratchpad_latency,
+    tile_wait,
 )
 from .slices import words_for
 
@@ -40,11 +42,6 @@ _IN_FLIGHT_BITS = 3
 """Instructions begin at least `rows` cycles apart: no more than 6 fit between issue and retire."""
 
 assert VALUE_DELAY == TAG_LEAD
-
-
-def _buffers_weights(config: Config) -> bool:
-    """Whether pixels take long enough to the array that its weights can be registered."""
-    return scratchpad_latency(config) > 2
 
 
 class ArrayEngine(wiring.Component):
@@ -90,7 +87,8 @@ class ArrayEngine(wiring.Component):
             "address": range(2 * config.accumulator_words), "overwrite": 1, "last": 1})
         m.submodules.array = array = SystolicArray(
             config.rows, config.columns, tag,
-            paired_bits=config.paired_bits, buffered=_buffers_weights(config))
+            paired_bits=config.paired_bits, buffered=buffers_weights(config),
+            stage_rows=config.stage_rows)
         m.submodules.nest = nest = LoopNest(_LEVELS, words=config.scratchpad_words)
         m.submodules.guard = guard = HazardGuard(tag["address"].width, 3)
         m.submodules.accumulator = accumulator = AccumulatorMemory(
@@ -99,7 +97,8 @@ class ArrayEngine(wiring.Component):
         wiring.connect(m, accumulator.read, wiring.flipped(self.accumulators))
 
         # Intake -------------------------------------------------------------------------------
-        m.submodules.intake = intake = Intake(instruction_layout(Array))
+        m.submodules.intake = intake = Intake(
+            instruction_layout(Array), in_place=config.relaxed)
         wiring.connect(m, intake.i, wiring.flipped(self.engine.instruction))
         held = intake.held
         m.d.comb += [
@@ -211,6 +210,7 @@ class ArrayEngine(wiring.Component):
         into the shadow weights, the others follow each in the next cycle. The pixel for which
         `ready` is looked at reaches the array `scratchpad_latency` cycles later, so `ready` may
         rise two cycles after `start`, and where that is three, the array has a cycle for itself.
+        It rises `tile_wait` cycles later where rows see the pixel earlier than one after the other.
         """
         config = self.config
         word_bits = 8 * config.weight_word_bytes
@@ -228,6 +228,9 @@ class ArrayEngine(wiring.Component):
 
         start = Signal()
         coming = Signal()
+        wait = tile_wait(config)
+        waiting = Signal(wait)  # for the rows, which come later than the pixel needs them
+        begun, there = (Cat(coming, waiting).any(), waiting[-1]) if wait else (coming, coming)
         reading = Signal()
         row = Signal(range(config.rows))
         last_row = Signal()
@@ -236,12 +239,14 @@ class ArrayEngine(wiring.Component):
         address = Signal(range(config.weight_words), reset_less=True)
         m.d.comb += [
             last_row.eq(row == config.rows - 1),
-            start.eq((more | intake.loader.valid) & ~ready & ~coming & (~reading | last_row)),
+            start.eq((more | intake.loader.valid) & ~ready & ~begun & (~reading | last_row)),
             intake.loader.ready.eq(start & ~more),
             tile.eq(Mux(more, next_tile, intake.held.weight)),
         ]
         m.d.sync += coming.eq(start)
-        with m.If(coming):
+        if wait:
+            m.d.sync += waiting.eq(Cat(coming, waiting))
+        with m.If(there):
             m.d.sync += [ready.eq(1), good.eq(~wrong)]
         with m.If(reading):
             m.d.sync += [row.eq(row + 1), address.eq(address + 1), reading.eq(~last_row)]

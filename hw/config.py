@@ -22,6 +22,9 @@ MULTIPLIER_BITS = (24, 18, 16, 0)
 SEQUENTIAL_LEAST_SHIFT = 16
 """Of what the circuits of the sequential core shift."""
 
+_RELAXED_MHZ = 65.0
+"""Up to here a core's paths may be twice as long as those that the fast boards need."""
+
 
 def _power_of_two(value: int) -> bool:
     return value > 0 and value & (value - 1) == 0
@@ -241,6 +244,20 @@ class Config:
         return SEQUENTIAL_LEAST_SHIFT if self.sequential else 0
 
     @property
+    def relaxed(self) -> bool:
+        """Whether the clock leaves time for longer paths, which need fewer registers: sums of all
+        rows at once instead of row by row, and half of what a stream's registers take.
+
+        Programs do not depend on it.
+        """
+        return self.clock_mhz <= _RELAXED_MHZ
+
+    @property
+    def stage_rows(self) -> int:
+        """Rows of the array whose products are added between two registers."""
+        return self.rows if self.relaxed else 1
+
+    @property
     def multipliers(self) -> int:
         """Multipliers of the array, which utilization is measured against.
 
@@ -367,9 +384,9 @@ PRESETS: dict[str, Config] = {
         multiplier_bits=16, bias="int32", memory_bytes_per_beat=4, memory_size=18 << 10,
         timestamps=64, sequential=True, clock_mhz=54.0),
     "tang-nano-20k": Config(
-        rows=4, columns=4, lanes=1, scratchpad_banks=1, scratchpad_bank_words=8192,
-        weight_words=2048, accumulator_words=512, parameter_words=256, vector_taps=0,
-        vector_accumulator_words=64, vector_weight_words=64, table=False, residual=False,
+        rows=4, columns=8, lanes=1, scratchpad_banks=1, scratchpad_bank_words=8192,
+        weight_words=1024, accumulator_words=256, parameter_words=256, vector_taps=0,
+        vector_accumulator_words=64, vector_weight_words=64, table=False,
         memory_bytes_per_beat=4, memory_size=8 << 20, sdram="GW2AR-18", timestamps=64,
         clock_mhz=60.75),
     "arty-a7-35t": Config(

@@ -1,6 +1,6 @@
 """The first stage of an engine that prefetches weights: holds an instruction for two takers."""
 
-from amaranth import Module, Signal
+from amaranth import Cat, Const, Module, Mux, Signal
 from amaranth.lib import data, stream, wiring
 from amaranth.lib.wiring import In, Out
 
@@ -17,6 +17,9 @@ class Intake(wiring.Component):
     ----------
     layout : StructLayout
         Fields of the instruction.
+    in_place : bool
+        It is held where it is, by whoever offers it, and accepted when the second side takes it:
+        without registers, and the next one comes later.
 
     Members
     -------
@@ -33,7 +36,8 @@ class Intake(wiring.Component):
         `valid`: the held instruction is there to be taken, once by each side.
     """
 
-    def __init__(self, layout: data.StructLayout):
+    def __init__(self, layout: data.StructLayout, *, in_place: bool = False):
+        self._in_place = in_place
         super().__init__({
             "i": In(stream.Signature(layout)),
             "wrong": In(1),
@@ -46,6 +50,9 @@ class Intake(wiring.Component):
 
     def elaborate(self, platform):
         m = Module()
+        if self._in_place:
+            self._elaborate_in_place(m)
+            return m
         held = Signal.like(self.held, reset_less=True)
         m.d.comb += [
             self.held.eq(held),
@@ -62,3 +69,17 @@ class Intake(wiring.Component):
                 self.loader.valid.eq(~self.wrong & self.uses_weights),
             ]
         return m
+
+    def _elaborate_in_place(self, m):
+        good = self.i.valid & ~self.wrong
+        taken = Signal(2)
+        sides = ((self.issue, Const(1)), (self.loader, self.uses_weights))
+        m.d.comb += [
+            self.held.eq(self.i.p),
+            self.is_wrong.eq(self.i.valid & self.wrong),
+            *(side.valid.eq(good & wanted & ~taken[k]) for k, (side, wanted) in enumerate(sides)),
+            self.i.ready.eq(~self.wrong & Cat(
+                taken[k] | side.ready | ~wanted for k, (side, wanted) in enumerate(sides)).all()),
+        ]
+        m.d.sync += taken.eq(Mux(self.i.ready, 0, taken | Cat(
+            side.valid & side.ready for side, _ in sides)))

@@ -14,7 +14,7 @@ from .ports import (
     load_write_signature,
     scratchpad_write_signature,
 )
-from .slices import RegisterSlice
+from .slices import register_slice
 
 __all__ = ["LOAD_LAYOUT", "LoadMover"]
 
@@ -63,7 +63,7 @@ class LoadMover(wiring.Component):
             width=chunk_layout(config).size, depth=depth)
         # The row that is being written, in the writer, is one of them. When it ends is known late.
         m.submodules.row_queue = rows = fifo.SyncFIFO(width=ROW_LAYOUT.size, depth=depth - 1)
-        m.submodules.next_row = next_row = RegisterSlice(ROW_LAYOUT)
+        m.submodules.next_row = next_row = register_slice(config, ROW_LAYOUT)
         wiring.connect(m, next_row.o, writer.rows)
         for queue, source, sink in ((chunks, requester.chunks, pieces.i),
                                     (rows, requester.rows, next_row.i)):
@@ -73,8 +73,8 @@ class LoadMover(wiring.Component):
                 sink.payload.eq(queue.r_data), sink.valid.eq(queue.r_rdy),
                 queue.r_en.eq(sink.ready),
             ]
-        m.submodules.beats = beats = RegisterSlice(self.read.data.payload.shape())
-        m.submodules.words = words = RegisterSlice(packer.o.payload.shape())
+        m.submodules.beats = beats = register_slice(config, self.read.data.payload.shape())
+        m.submodules.words = words = register_slice(config, packer.o.payload.shape())
         wiring.connect(m, wiring.flipped(self.read.data), beats.i)
         wiring.connect(m, packer.o, words.i)
         beat = Signal()

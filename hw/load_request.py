@@ -9,7 +9,7 @@ from .config import Config
 from .isa import ErrorCode, Fill, Load, LoadTarget
 from .loops import count_loops
 from .ports import MemoryReadSignature, instruction_layout
-from .slices import RegisterSlice
+from .slices import register_slice
 
 __all__ = ["LOAD_BURST_BEATS", "LOAD_LAYOUT", "LOAD_WINDOW_BEATS", "ROW_LAYOUT", "LoadRequester",
            "chunk_layout"]
@@ -246,7 +246,7 @@ class LoadRequester(wiring.Component):
             m.d.comb += self.error.eq(code)
 
         # When the memory takes a burst is known late, and ends here.
-        m.submodules.asked = asked = RegisterSlice(data.StructLayout({
+        m.submodules.asked = asked = register_slice(self._config, data.StructLayout({
             "address": len(beat_address), "beats": piece.beats.shape()}))
         asking = Signal()
         m.d.comb += [

@@ -20,12 +20,14 @@ __all__ = [
     "EngineSignature",
     "MemoryReadSignature",
     "ScratchpadReadSignature",
+    "buffers_weights",
     "core_members",
     "instruction_layout",
     "load_write_signature",
     "memory_write_signature",
     "scratchpad_latency",
     "scratchpad_write_signature",
+    "tile_wait",
 ]
 
 MAX_BURST_BEATS = 64
@@ -42,6 +44,19 @@ def scratchpad_latency(config: Config) -> int:
     if config.scratchpad_banks > 1:
         return 2
     return 4 if config.rows >= 16 else 3
+
+
+def buffers_weights(config: Config) -> bool:
+    """Whether the array's weights are registered on their way, because it is long, and may be,
+    because pixels take long enough."""
+    return scratchpad_latency(config) > 2 and not config.relaxed
+
+
+def tile_wait(config: Config) -> int:
+    """Cycles for which a tile whose reading has begun has to wait for its last row, beyond those
+    that the pixel's way to the array takes."""
+    behind = config.rows - config.rows // config.stage_rows
+    return max(0, behind - (scratchpad_latency(config) - 2 - buffers_weights(config)))
 
 
 def instruction_layout(cls: type[Instruction]) -> data.StructLayout:

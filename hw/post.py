@@ -112,9 +112,12 @@ class PostProcessor(wiring.Component):
         self._platform = platform
         config, stages = self._config, Stages(self._config)
         m.submodules.issue = issue = PostIssue(config)
-        m.submodules.next = following = HoldRegister(instruction_layout(Post))
-        wiring.connect(m, wiring.flipped(self.engine.instruction), following.i)
-        wiring.connect(m, following.o, issue.engine.instruction)
+        offered = wiring.flipped(self.engine.instruction)
+        if not config.relaxed:
+            m.submodules.next = following = HoldRegister(instruction_layout(Post))
+            wiring.connect(m, offered, following.i)
+            offered = following.o
+        wiring.connect(m, offered, issue.engine.instruction)
         m.d.comb += [getattr(self.engine, name).eq(getattr(issue.engine, name))
                      for name in ("retire", "error", "active", "stall")]
         wiring.connect(m, issue.array, wiring.flipped(self.array.request))

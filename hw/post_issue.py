@@ -8,7 +8,7 @@ from .config import Config
 from .isa import ErrorCode, Post, PostSource
 from .loops import CheckedAddress, LoopNest
 from .ports import EngineSignature, instruction_layout
-from .slices import RegisterSlice
+from .slices import register_slice
 
 __all__ = ["OPERANDS", "PostIssue", "item_layout", "slots"]
 
@@ -119,7 +119,7 @@ class PostIssue(wiring.Component):
         # would depend on whether that can be read.
         m.d.comb += self.begin.eq(started & free & ~nest.o.valid & b_ready)
 
-        m.submodules.items = items = RegisterSlice(self._walked_layout())
+        m.submodules.items = items = register_slice(self._config, self._walked_layout())
         item_wrong = self._walk(m, i, nest, items.i, use_b)
         starved = self._request(m, items.o, b_there) & b_wrong
         with m.If(error == ErrorCode.NONE):

@@ -4,7 +4,9 @@ from amaranth import Module, Mux, Signal
 from amaranth.lib import data, stream, wiring
 from amaranth.lib.wiring import In, Out
 
-__all__ = ["HoldRegister", "RegisterSlice", "words_for"]
+from .config import Config
+
+__all__ = ["HoldRegister", "RegisterSlice", "ShortSlice", "register_slice", "words_for"]
 
 
 def words_for(m, load, target):
@@ -55,6 +57,35 @@ class RegisterSlice(wiring.Component):
         with m.If(free):
             m.d.sync += self.o.payload.eq(Mux(held, spare, self.i.payload))
         return m
+
+
+class ShortSlice(wiring.Component):
+    """As `RegisterSlice`, with one register: `ready` runs through it.
+
+    Parameters
+    ----------
+    shape : shape-like
+        Of the payload.
+
+    Members
+    -------
+    i : In(stream), o : Out(stream)
+    """
+
+    def __init__(self, shape):
+        super().__init__({"i": In(stream.Signature(shape)), "o": Out(stream.Signature(shape))})
+
+    def elaborate(self, platform):
+        m = Module()
+        m.d.comb += self.i.ready.eq(~self.o.valid | self.o.ready)
+        with m.If(self.i.ready):
+            m.d.sync += [self.o.valid.eq(self.i.valid), self.o.payload.eq(self.i.payload)]
+        return m
+
+
+def register_slice(config: Config, shape):
+    """The slice that a configuration's clock needs: a `RegisterSlice`, or a `ShortSlice`."""
+    return (ShortSlice if config.relaxed else RegisterSlice)(shape)
 
 
 class HoldRegister(wiring.Component):

@@ -15,7 +15,7 @@ from .ports import (
     memory_write_signature,
     scratchpad_latency,
 )
-from .slices import RegisterSlice
+from .slices import register_slice
 
 __all__ = ["StoreMover"]
 
@@ -69,7 +69,7 @@ class StoreMover(wiring.Component):
         m.submodules.packer = packer = Packer(config.rows, config.memory_bytes_per_beat)
         m.submodules.row_queue = row_queue = fifo.SyncFIFOBuffered(
             width=_row_layout(config).size, depth=_ROWS_AHEAD)
-        m.submodules.beats = beats = RegisterSlice(packer.o.payload.shape())
+        m.submodules.beats = beats = register_slice(config, packer.o.payload.shape())
         m.submodules.writer = writer = _Writer(config)
         wiring.connect(m, wiring.flipped(self.engine.instruction), rows.instruction)
         wiring.connect(m, words.read, wiring.flipped(self.read))
@@ -79,7 +79,7 @@ class StoreMover(wiring.Component):
         wiring.connect(m, writer.write, wiring.flipped(self.write))
 
         # A row goes to the reading side and, with its destination, to the writing side.
-        m.submodules.walks = walks = RegisterSlice(words.i.payload.shape())
+        m.submodules.walks = walks = register_slice(config, words.i.payload.shape())
         wiring.connect(m, walks.o, words.i)
         begin = Signal()
         m.d.comb += [
@@ -233,7 +233,8 @@ class _Words(wiring.Component):
         # longer, out of registers.
         m.submodules.pieces = pieces = fifo.SyncFIFOBuffered(width=piece.size, depth=ahead)
         # The scratchpad's answer, which depends on everybody's requests, ends here.
-        m.submodules.requests = requests = RegisterSlice(self.read.request.payload.shape())
+        m.submodules.requests = requests = register_slice(
+            self._config, self.read.request.payload.shape())
         wiring.connect(m, requests.o, wiring.flipped(self.read.request))
 
         valid = Signal()

@@ -186,7 +186,8 @@ class VectorUnit(wiring.Component):
         m = Module()
         m.submodules.lanes = lanes = VectorLanes(config.rows, taps)
         m.submodules.nest = nest = LoopNest(_LEVELS, words=config.scratchpad_words)
-        m.submodules.intake = intake = Intake(instruction_layout(Vector))
+        m.submodules.intake = intake = Intake(
+            instruction_layout(Vector), in_place=config.relaxed)
         m.submodules.accumulator = accumulator = AccumulatorMemory(
             config.rows, config.vector_accumulator_words, value_bits=_VALUE_BITS, maximum=True,
             read_lanes=config.lanes)

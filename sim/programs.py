@@ -51,6 +51,10 @@ CONFIGS: dict[str, Config] = {
         weight_words=64, accumulator_words=16, parameter_words=16, vector_taps=0, table=False,
         residual=False, weight_bits=4, multiplier_bits=16, memory_bytes_per_beat=4,
         memory_size=1 << 16),
+    "relaxed": Config(
+        rows=8, columns=8, lanes=1, scratchpad_banks=1, scratchpad_bank_words=256,
+        weight_words=64, accumulator_words=32, parameter_words=16, vector_taps=0, table=False,
+        memory_bytes_per_beat=4, memory_size=1 << 16, clock_mhz=60.0),
     "paired": Config(
         rows=8, columns=16, lanes=2, scratchpad_banks=2, scratchpad_bank_words=128,
         weight_words=128, accumulator_words=32, parameter_words=16, weight_bits=4,

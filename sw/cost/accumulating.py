@@ -46,8 +46,8 @@ def half_read(config: Config, post: Post) -> int | None:
 
 
 def through_array(config: Config) -> int:
-    """Cycles of a sum in the array: one a row, and those that take shared products apart."""
-    return config.rows + SEPARATING[config.paired_bits]
+    """Cycles of a sum in the array: one a stage, and those that take shared products apart."""
+    return config.rows // config.stage_rows + SEPARATING[config.paired_bits]
 
 
 def additions(config: Config, instruction: Array | Vector, begin: int, end: int) -> Additions:

@@ -23,7 +23,7 @@ from systolith.hw.isa import (
     Vector,
     VectorMode,
 )
-from systolith.hw.ports import scratchpad_latency
+from systolith.hw.ports import scratchpad_latency, tile_wait
 
 from .accumulating import Additions, additions, half_read, read_end, through_array
 from .conflicts import operand_pace, read_pace, reads_operands, write_waits
@@ -45,7 +45,7 @@ _DELIVERED = 2
 
 _ACCEPTED = (3, 2, 2, 4, 11)
 """Cycles from an engine's taking an instruction to its first work, a queue; in STORE's are two of
-reading the scratchpad."""
+reading the scratchpad. Those of ARRAY, VECTOR and POST have a register less in a relaxed core."""
 
 ISSUE = (1 - REQUEST, 0, 0, 1, 2)
 """Cycles between the last work of an instruction and the first of the next, a queue. Requests of
@@ -74,6 +74,9 @@ _TILE_LEAD = 2
 _WEIGHTS_LEAD = 1
 """Cycles from the beginning of the reading of the vector unit's weights to the first word that may
 meet them, beside one a weight."""
+
+_HELD = (Queue.ARRAY, Queue.VECTOR, Queue.POST)
+"""Whose engines hold the next instruction while they are at one, except in a relaxed core."""
 
 _CHOICE, _REQUEST = len(Queue), len(Queue) + 1
 """The fetch's events, beside those of the queues: it chooses a queue, and its request is chosen."""
@@ -110,7 +113,9 @@ class _Model:
         self.config = config
         self.lists = [lists[queue] for queue in Queue]
         late = scratchpad_latency(config) - 2
-        self.accepted = (*_ACCEPTED[:-1], _ACCEPTED[-1] + late)
+        self.accepted = [*_ACCEPTED[:-1], _ACCEPTED[-1] + late]
+        for queue in _HELD:
+            self.accepted[queue] -= config.relaxed
         self.latency = (LATENCY[0], *(cycles + late for cycles in LATENCY[1:-1]), LATENCY[-1])
         self.port = MemoryPort(config, latency)
         self.fetching = Fetching(config, [len(items) for items in self.lists], self.port, START)
@@ -123,6 +128,7 @@ class _Model:
         self.written = 0     # when the last word of LOADs and FILLs is
         self.filled = 0      # when the last word of FILLs is
         self.waiting = 0     # beats that LOADs have taken since then
+        self.tile_lead = _TILE_LEAD + tile_wait(config)
         self.tile_read = 0   # when the array's loader has read its last tile
         self.pass_begun = 0  # when the array's last pass began
         self.weights_taken = 0  # when the vector unit has begun with its last weights
@@ -193,7 +199,7 @@ class _Model:
             if ready is None:
                 return NEVER
             self.ready[queue] = ready
-            if queue in (Queue.ARRAY, Queue.VECTOR, Queue.POST):
+            if queue in _HELD and not self.config.relaxed:
                 # The engine takes it when it has begun the one before.
                 self.fetching.leave(queue, max(ready - self.accepted[queue], self.begun[queue]))
         return ready if ready > free else free
@@ -233,7 +239,7 @@ class _Model:
                 case Post():
                     return self._results(time, instruction)
         self.begun[queue] = time
-        if queue in (Queue.LOAD, Queue.STORE):
+        if queue not in _HELD or self.config.relaxed:
             self.fetching.leave(queue, time - self.accepted[queue])
         match instruction:
             case Load():
@@ -408,16 +414,17 @@ class _Model:
         The loader takes a cycle a row for a tile, begins when the tile before is read and its pass
         has begun, and is ahead of the pixels by as much as it gained in longer passes.
         """
-        rows = self.config.rows
+        rows, lead = self.config.rows, self.tile_lead
+        step = max(rows, lead + 1)  # between two tiles
         pixels = instruction.count_0 * instruction.count_1
         others = instruction.count_2 * instruction.count_3 * instruction.count_4 - 1
         load = max(self.tile_read, self.pass_begun + 1, ready - 1)  # of the first tile
-        first = last = max(time, load + _TILE_LEAD)
+        first = last = max(time, load + lead)
         if others:
             second = max(load + rows, first + 1)
-            load = second + rows * (others - 1)  # of the last tile, when none waits for its pass
-            last = max(first + pixels * others, load + _TILE_LEAD)
-            load = max(load, last - max(pixels, rows) + 1)
+            load = second + step * (others - 1)  # of the last tile, when none waits for its pass
+            last = max(first + pixels * others, load + lead)
+            load = max(load, last - max(pixels, step) + 1)
         self.tile_read = load + rows
         self.pass_begun = last
         return last + pixels

@@ -63,6 +63,12 @@ class ArrayDriver(Agent):
             self.checked += 1
 
 
+def behind(bench):
+    """Cycles between a tile's last row, one a cycle, and the last row to see a pixel."""
+    rows = bench.parameters["rows"]
+    return rows - rows // bench.parameters["stage_rows"]
+
+
 def schedule(bench, driver, passes, *, bubbles, timing):
     """Random passes of a few pixels; tiles written as early, as late, or as randomly as allowed.
 
@@ -82,8 +88,8 @@ def schedule(bench, driver, passes, *, bubbles, timing):
                  "random": random.randint(earliest, latest)}[timing]
         for r in range(rows):
             driver.weights[begin + r] = (r, tile[r])
-        # The next pixel may enter one cycle after row 0 was written.
-        cycle = max(entered, begin + 1 + bench.parameters["buffered"])
+        # The next pixel may enter one cycle after row 0 was written, if the others are in time.
+        cycle = max(entered, begin + 1 + bench.parameters["buffered"] + behind(bench))
         pixels = random.choice((1, 2, rows - 1, rows, rows, rows + 3))
         for pixel in range(pixels):
             while random.random() < bubbles:
@@ -92,7 +98,7 @@ def schedule(bench, driver, passes, *, bubbles, timing):
                       else rng.integers(-128, 128, rows)).astype(np.int8)
             driver.enter(cycle, pixel == 0, random.getrandbits(TAG_BITS), values, tile)
             if pixel == 0:
-                start = max(cycle, begin + rows)
+                start = max(cycle, begin + rows)  # row r is written no earlier than it is taken
             cycle += 1
         entered = cycle
     return entered + driver.latency + 1
@@ -120,11 +126,14 @@ async def passes_of_as_many_pixels_as_rows_leave_no_bubble(dut):
     await bench.reset()
     driver.origin = bench.cycle
     passes = 12
+    late = 1 + bench.parameters["buffered"] + behind(bench)
+    pixels = rows + behind(bench)  # beyond as many as rows: until the next tile is there
     for index in range(passes):
         tile = bench.rng.integers(-limit, limit, (rows, columns)).astype(np.int8)
         for r in range(rows):
-            driver.weights[index * rows + r] = (r, tile[r])
-            driver.enter(1 + bench.parameters["buffered"] + index * rows + r, r == 0, index,
+            driver.weights[index * pixels + r] = (r, tile[r])
+        for pixel in range(pixels):
+            driver.enter(late + index * pixels + pixel, pixel == 0, index,
                          bench.rng.integers(-128, 128, rows).astype(np.int8), tile)
-    await bench.ticks((passes + 1) * rows + driver.latency)
-    assert driver.checked == passes * rows
+    await bench.ticks((passes + 1) * pixels + driver.latency)
+    assert driver.checked == passes * pixels

@@ -13,6 +13,7 @@ from systolith.hw.ports import (
     instruction_layout,
     load_write_signature,
     scratchpad_latency,
+    tile_wait,
 )
 from systolith.sim.agents import Agent, Bench, ReadResponder
 
@@ -233,7 +234,8 @@ async def passes_cost_their_pixels_or_the_rows(dut):
     setup = Setup(dut, stall=0.0)
     await setup.start()
     config, watch, random = setup.config, setup.watch, setup.bench.random
-    rows = config.rows
+    rows, lead = config.rows, 2 + tile_wait(config)
+    least = max(rows, lead + 1)  # cycles of a pass
     instructions = []
     for index in range(80):
         steady = index < 40
@@ -257,10 +259,10 @@ async def passes_cost_their_pixels_or_the_rows(dut):
             pixels = instruction.count_0
             if enter is None:
                 enter = watch.active[0]
-                read = enter - 2
+                read = enter - lead
             else:
                 read = max(read + rows, enter + 1)
-                enter = max(enter + passes[-1], read + 2)
+                enter = max(enter + passes[-1], read + lead)
             starts.append(enter)
             passes.append(pixels)
     expected = [start + i for start, pixels in zip(starts, passes, strict=True)
@@ -274,7 +276,7 @@ async def passes_cost_their_pixels_or_the_rows(dut):
     stalls = {cycle for cycle in watch.weight_stalls if cycle > expected[0]}
     assert set(gaps) - singles <= stalls <= set(gaps)
     steady = sum(i.count_2 for i in instructions[:40])
-    assert starts[steady - 1] - starts[0] == sum(max(p, rows) for p in passes[:steady - 1])
+    assert starts[steady - 1] - starts[0] == sum(max(p, least) for p in passes[:steady - 1])
     await setup.check()
 
 
