@@ -39,7 +39,8 @@ def _register(shape, name):
 def _tree(values):
     """Their sum, by as few additions in a row as there can be."""
     while len(values) > 1:
-        values = [sum(values[k:k + 2][1:], values[k]) for k in range(0, len(values), 2)]
+        unpaired = values[len(values) // 2 * 2:]
+        values = [a + b for a, b in zip(values[::2], values[1::2], strict=False)] + unpaired
     return values[0]
 
 

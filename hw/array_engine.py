@@ -6,7 +6,7 @@ the array's pipeline end in the accumulators. An instruction is held until both 
 side have taken it, so that the loader can prefetch the next instruction's first tile.
 
 **Cycles.** With its inputs there in time, a pass starts `max(pixels, rows)` cycles after the pass
-before it started, within and across instructions.
+before it started, within and across instructions; in a relaxed core no less than `tile_wait + 3`.
 """
 
 from amaranth import Cat, Module, Mux, Signal, signed

@@ -81,7 +81,8 @@ class Config:
         The implementation (`hw/sequential`) that does one instruction at a time, for the smallest
         chips. It leaves most options out.
     clock_mhz
-        Clock of the core, for figures in seconds; simulated presets state a plausible one.
+        Clock of the core, for figures in seconds; simulated presets state a plausible one. Up to
+        65 MHz the core is a `relaxed` one.
     """
 
     rows: int = 16

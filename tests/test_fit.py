@@ -28,7 +28,7 @@ BUILT = {
     "ulx3s-12f": {"LUT": 16_628, "FF": 12_731, "multipliers": 28, "block RAM": 54},
     "ulx3s-12f-8x4": {"LUT": 19_002, "FF": 13_642, "multipliers": 28, "block RAM": 56},
     "icebreaker": {"LUT": 4_938, "multipliers": 8, "block RAM": 29},
-    "tang-nano-20k": {"LUT": 14_537, "FF": 9_289, "multipliers": 49, "block RAM": 44},
+    "tang-nano-20k": {"LUT": 14_533, "FF": 9_289, "multipliers": 49, "block RAM": 44},
     "tang-nano-9k": {"LUT": 5_702, "FF": 2_697, "multipliers": 32, "block RAM": 26},
     "tang-nano-9k 4x4": {"FF": 2_166, "multipliers": 16, "block RAM": 21},
     "ulx3s-12f 8x4 unpaired": {"LUT": 20_114, "FF": 12_802, "multipliers": 28, "block RAM": 56},

@@ -18,9 +18,6 @@ from systolith.models import digits
 from systolith.sim.netlist.board import NetlistDevice, netlist_of
 from trained_digits import trained_digits
 
-CYCLES = {"tang-nano-20k": 20_000}
-"""An inference takes fewer, where there is a figure."""
-
 
 def synthesized(board, config, folder):
     """The netlist of a board, by the first steps of its build."""
@@ -30,13 +27,11 @@ def synthesized(board, config, folder):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize(("preset", "network"), (
-    ("ulx3s-12f", digits.Digits), ("ulx3s-85f", digits.Digits),
-    ("tang-nano-20k", digits.StridedDigits)))
-def test_the_netlist_runs_a_digits_model(preset, network, tmp_path):
-    """On an image of each digit; the network is the demo's where the preset has a residual add."""
+@pytest.mark.parametrize("preset", ("ulx3s-12f", "ulx3s-85f", "tang-nano-20k"))
+def test_the_netlist_runs_a_digits_model(preset, tmp_path):
+    """The demo's network on an image of each digit."""
     board, config = BOARDS[preset], PRESETS[preset]
-    program, data, _ = trained_digits(preset, network)
+    program, data, _ = trained_digits(preset, digits.Digits)
     images = data.test_images[[np.flatnonzero(data.test_labels == digit)[0]
                                for digit in range(10)]]
     with systolith.open("golden", config=config) as golden:
@@ -59,8 +54,6 @@ def test_the_netlist_runs_a_digits_model(preset, network, tmp_path):
           f"{np.count_nonzero(levels != expected)} of {levels.size} values differ")
     assert np.array_equal(levels, expected)
     assert len(set(levels.argmax(axis=1))) > 5
-    if preset in CYCLES:
-        assert last.cycles < CYCLES[preset]
 
 
 @pytest.mark.slow
