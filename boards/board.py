@@ -5,6 +5,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any
 
+from systolith.errors import ConfigError
 from systolith.hw.config import PRESETS, Config
 from systolith.hw.sdram_chips import SdramChip
 
@@ -65,7 +66,7 @@ builds."""
 
 @dataclass(frozen=True)
 class Placement:
-    """What nextpnr is asked for.
+    """How a configuration is synthesized and placed.
 
     Attributes
     ----------
@@ -79,11 +80,15 @@ class Placement:
         Of a Gowin chip: how much stronger cells are pulled to places that are free, from round to
         round of the placement; None for nextpnr's own tenth. The fuller a chip, the longer a round
         takes; with 0.4 there are a third as many.
+    sums : int
+        Additions with sums of at most so many bits get an adder each; 0 leaves them to yosys, which
+        merges those of many numbers (`flow.SUMS`).
     """
 
     seed: int = 1
     corner: str | None = None
     alpha: float | None = None
+    sums: int = 0
 
 
 @dataclass(frozen=True)
@@ -105,7 +110,8 @@ class Board:
     multipliers : int
         Of the chip that may be instantiated, in the smallest size; 0 leaves them to the tool.
     sdram : SdramChip or None
-        The main memory; without one it is block RAM.
+        What it has for main memory; where it has none, or a configuration names none, that is
+        block RAM.
     baud : int or None
         Of the link's UART; None makes the board's own USB connector the link (`boards/usb.py`).
     programmer : tuple of str
@@ -143,6 +149,17 @@ class Board:
     def config(self) -> Config:
         """The preset of this board."""
         return PRESETS[self.name]
+
+    def memory_chip(self, config: Config) -> SdramChip | None:
+        """The SDRAM that is main memory of `config` on this board; None for memory on the chip.
+        Raises `ConfigError` where the configuration names one that the board does not have."""
+        if not config.sdram:
+            return None
+        if self.sdram is None or self.sdram.name != config.sdram:
+            has = f'"{self.sdram.name}", or "" for block RAM' if self.sdram else '""'
+            raise ConfigError(f'{self.name} has no {config.sdram}: set sdram = {has} in the '
+                              "configuration")
+        return self.sdram
 
     def placement(self, config: Config) -> Placement:
         """How to place a configuration: a preset as is known of it, others as the board's own."""

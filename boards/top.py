@@ -79,7 +79,7 @@ class BoardTop(Elaboratable):
 
     def elaborate(self, platform):
         m = Module()
-        chip = self.board.sdram
+        self._chip = chip = self.board.memory_chip(self.config)
         self._timing = None if chip is None else pad_timing(chip, self.config.clock_mhz)
         m.submodules.soc = soc = SoC(self.config, build=self.build, scratchpad=self.board.spram)
         if self.board.one_clock:
@@ -100,7 +100,7 @@ class BoardTop(Elaboratable):
 
     def _memory(self, m):
         """Main memory: the board's SDRAM, SPRAM with the scratchpad in it, or block RAM."""
-        chip = self.board.sdram
+        chip = self._chip
         if self.board.spram:
             return SpramMemory(self.config)
         if chip is None:

@@ -390,6 +390,12 @@ PRESETS: dict[str, Config] = {
         vector_accumulator_words=64, vector_weight_words=64, table=False,
         memory_bytes_per_beat=4, memory_size=8 << 20, sdram="GW2AR-18", timestamps=64,
         clock_mhz=60.75),
+    "tang-nano-20k-8x8": Config(
+        rows=8, columns=8, lanes=1, scratchpad_banks=1, scratchpad_bank_words=4096,
+        weight_words=1024, accumulator_words=256, parameter_words=256, vector_taps=0,
+        vector_accumulator_words=64, vector_weight_words=64, table=False, residual=False,
+        memory_bytes_per_beat=4, memory_size=1 << 20, sdram="GW2AR-18", timestamps=64,
+        clock_mhz=60.75),
     "arty-a7-35t": Config(
         rows=8, columns=8, lanes=4, scratchpad_banks=4, scratchpad_bank_words=512,
         weight_words=1024, accumulator_words=256, parameter_words=128, vector_taps=1,

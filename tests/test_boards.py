@@ -22,6 +22,7 @@ from systolith.boards import flow, pll
 from systolith.boards.board import FAMILIES, Placement
 from systolith.boards.build import board_named, check_timing, identity
 from systolith.boards.catalog import BOARDS
+from systolith.boards.fit import estimate_fit
 from systolith.boards.sdram_pads import PAD_NS, pad_timing
 from systolith.boards.top import HeldReset
 from systolith.errors import BuildError, ConfigError, MissingExtraError
@@ -88,6 +89,27 @@ def test_the_sdrams_clock_leaves_room_both_ways(mhz):
     assert edges == [found.delay]
 
 
+def test_main_memory_is_what_the_configuration_says():
+    board, other = BOARDS["ulx3s-12f"], BOARDS["orangecrab-25f"]
+    assert board.memory_chip(board.config) is board.sdram
+    assert board.memory_chip(board.config.replace(sdram="")) is None
+    with pytest.raises(ConfigError, match='has no GW2AR-18: set sdram = "MT48LC16M16A2-7E", or'):
+        board.memory_chip(PRESETS["tang-nano-20k"])
+    with pytest.raises(ConfigError, match='has no MT48LC16M16A2-7E: set sdram = "" in the conf'):
+        estimate_fit(other, board.config)
+
+
+def test_main_memory_of_block_ram_on_a_board_with_sdram(tmp_path):
+    board = BOARDS["tang-nano-20k"]
+    config = PRESETS["tiny"].replace(memory_size=16 << 10, vector_taps=0, table=False,
+                                     clock_mhz=27.0)
+    board_build.write_design(board, config, 1, tmp_path)
+    pins = (tmp_path / "top.cst").read_text()
+    assert "uart_0" in pins and "sdram" not in pins
+    assert estimate_fit(board, config).block_ram == 8 + estimate_fit(
+        board, config.replace(sdram="GW2AR-18")).block_ram
+
+
 def test_a_clock_without_room_for_the_sdram():
     with pytest.raises(BuildError, match="at 140 MHz no phase of the clock is safe for MT48LC16"):
         pad_timing(MT48LC16M16A2_7E, 140)
@@ -99,11 +121,11 @@ def test_an_unknown_board_is_named():
 
 
 def test_identity_follows_configuration_and_board():
-    board = BOARDS["orangecrab-25f"]
-    config = PRESETS["tiny"].replace(memory_size=1 << 14, clock_mhz=24.0)
+    board = BOARDS["icebreaker"]
+    config = board.config.replace(clock_mhz=24.0)
     names = {identity(board, config), identity(board, config.replace(timestamps=32)),
              identity(board, config.replace(clock_mhz=48.0)),
-             identity(BOARDS["orangecrab-85f"], config)}
+             identity(BOARDS["tang-nano-9k"], config)}
     assert len(names) == 4
     assert identity(board, config) in names
 
@@ -422,7 +444,8 @@ def test_loading_says_what_to_install_or_check(tmp_path, monkeypatch):
     ("ulx3s-85f", None, ["ulx3s-85f"]), ("ulx3s-85f", "ulx3s-85f-16x16", ["ulx3s-85f-16x16"]),
     ("ulx3s-12f", "tiny", ["ulx3s-12f-tiny"]),
     ("all", None, [name for board in BOARDS for name in (
-        board, *(("ulx3s-12f-8x4",) if board == "ulx3s-12f" else ()))])))
+        board, *{"ulx3s-12f": ("ulx3s-12f-8x4",),
+                 "tang-nano-20k": ("tang-nano-20k-8x8",)}.get(board, ()))])))
 def test_builds_of_a_board_do_not_share_a_folder(name, config, folders, tmp_path, monkeypatch):
     built = []
 

@@ -22,7 +22,7 @@ from trained_digits import trained_digits
 def synthesized(board, config, folder):
     """The netlist of a board, by the first steps of its build."""
     platform = board_build.write_design(board, config, board_build.identity(board, config), folder)
-    flow.synthesize(board.family, flow.steps(board, platform)[0], folder)
+    flow.synthesize(board.family, flow.steps(board, platform, board.placement(config))[0], folder)
     return netlist_of(board, folder / "top.json")
 
 

@@ -125,10 +125,10 @@ class NetlistDevice:
 
     def __init__(self, netlist: BoardNetlist, board: Board, config: Config, *,
                  pad_ns: float = PAD_NS):
-        chip = board.sdram
+        chip = board.memory_chip(config)
         if chip is None:
-            raise BuildError(f"{board.name} has no SDRAM chip: only boards with one are simulated "
-                             "as a netlist")
+            raise BuildError(f"this {board.name} has no SDRAM for main memory: only boards with it "
+                             "are simulated as a netlist")
         try:
             oscillator_hz = float(board.platform().default_clk_frequency)
         except ImportError as error:
